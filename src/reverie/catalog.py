@@ -1,0 +1,122 @@
+"""The families, as a torch-free table of strings: where each lives, what it can do, which data it takes.
+
+Reading this file imports no model. A package outside registers a `Family` through the entry point group
+`reverie.families`.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+from reverie.errors import InvalidOption, did_you_mean
+
+
+@dataclass(frozen=True)
+class Family:
+    """One row: `path` is "module:Class"; `can` the verbs of `Model` it supports; `kinds` the field kinds it learns
+    from; `conditions` the kinds of `y` it takes; `functions` its own verbs, as functions in its file."""
+
+    name: str
+    path: str
+    title: str
+    summary: str
+    can: tuple[str, ...]
+    kinds: tuple[str, ...]
+    conditions: tuple[str, ...] = ()
+    functions: tuple[str, ...] = ()
+    likelihood: str = "none"
+
+    @property
+    def module(self) -> str:
+        return self.path.split(":")[0]
+
+    @property
+    def class_name(self) -> str:
+        return self.path.split(":")[1]
+
+
+_BUILT_IN = (
+    Family(
+        name="gmm",
+        path="reverie.models.mixture:GaussianMixture",
+        title="Gaussian mixture",
+        summary="density as a weighted sum of Gaussians, learned by EM; exact with missing cells",
+        can=("sample", "log_prob", "encode", "impute"),
+        kinds=("number", "integer", "datetime", "image"),
+        functions=("mixture.with_parameters", "mixture.parameters"),
+        likelihood="exact",
+    ),
+    Family(
+        name="rbm",
+        path="reverie.models.rbm:RBM",
+        title="Restricted Boltzmann machine",
+        summary="binary units in two layers, learned by (persistent) contrastive divergence",
+        can=("sample", "log_prob", "encode", "decode", "reconstruct", "impute", "energy"),
+        kinds=("boolean", "integer", "image"),
+        functions=("rbm.log_partition",),
+        likelihood="exact or estimate",
+    ),
+    Family(
+        name="vae",
+        path="reverie.models.vae:VAE",
+        title="Variational autoencoder",
+        summary="latent variable network trained on the evidence lower bound; any mix of columns, or images",
+        can=("sample", "log_prob", "encode", "decode", "reconstruct", "interpolate", "impute"),
+        kinds=("number", "integer", "category", "boolean", "datetime", "image"),
+        conditions=("labels", "vector"),
+        likelihood="lower bound",
+    ),
+    Family(
+        name="gan",
+        path="reverie.models.gan:GAN",
+        title="Generative adversarial network",
+        summary="generator against discriminator; samples only, no likelihood",
+        can=("sample", "decode"),
+        kinds=("number", "integer", "category", "boolean", "datetime", "image"),
+        conditions=("labels", "vector"),
+    ),
+)
+
+
+@functools.cache
+def families() -> dict[str, Family]:
+    """Name -> row, the built-in families first, then those registered by installed packages."""
+    rows = {row.name: row for row in _BUILT_IN}
+    from importlib.metadata import entry_points
+
+    for point in entry_points(group="reverie.families"):
+        row = point.load()
+        if isinstance(row, Family) and row.name not in rows:
+            rows[row.name] = row
+    return rows
+
+
+def family(name: str) -> Family:
+    """The row of that name. Raises `InvalidOption` with the closest name."""
+    rows = families()
+    if name not in rows:
+        raise InvalidOption(f"no family is called {name!r}{did_you_mean(name, rows)} Families: {', '.join(rows)}")
+    return rows[name]
+
+
+def register(row: Family) -> None:
+    """Add a family for this process (tests, notebooks). Packages use the entry point instead."""
+    families()[row.name] = row
+
+
+def who_can(verb: str) -> str:
+    """The families that have this verb, as text for an error message."""
+    return ", ".join(name for name, row in families().items() if verb in row.can) or "none in this version"
+
+
+def who_takes(kinds: set[str] | frozenset[str], *, condition: str | None = None, verb: str | None = None) -> str:
+    """The families that learn from all these field kinds (and take such a condition), as text for an error message."""
+    fit = [
+        name
+        for name, row in families().items()
+        if kinds <= set(row.kinds)
+        and (condition is None or condition in row.conditions)
+        and (verb is None or verb in row.can)
+    ]
+    return ", ".join(fit) or "none in this version"

@@ -1,0 +1,412 @@
+"""The map between data space and model space, and the one negotiator that chooses it: `fit_codec`.
+
+`prepare` is deterministic, float64 and run once; `noise` is what changes per batch (dequantisation, binarisation) and
+stays in the network's float type. Log-determinants are per cell and summed over observed cells only.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from reverie import catalog
+from reverie.data import steps as col
+from reverie.data.condition import ConditionCodec
+from reverie.data.space import Block, Space, Wants, blocks_in_order
+from reverie.data.table import Table
+from reverie.errors import DataError, UnsupportedData
+from reverie.rng import Noise
+
+if TYPE_CHECKING:
+    from reverie.data.dataset import Dataset
+    from reverie.data.schema import Field, Schema
+
+_FIT_ROWS = 200_000
+_NAT = np.iinfo(np.int64).min
+
+
+@dataclass
+class Prepared:
+    """Examples ready for batching. `x` may still be uint8 (pixels); `noise` makes it the network's float type.
+
+    log_det is (n,) nats: log |d model / d data| over observed cells, and -inf where a value lies off its grid.
+    """
+
+    x: Tensor
+    observed: Tensor | None
+    y: Tensor | None
+    weight: Tensor | None
+    log_det: Tensor
+
+    def __len__(self) -> int:
+        return int(self.x.shape[0])
+
+    def rows(self, index: Tensor | slice) -> Prepared:
+        def pick(t: Tensor | None) -> Tensor | None:
+            return None if t is None else t[index]
+
+        return Prepared(self.x[index], pick(self.observed), pick(self.y), pick(self.weight), self.log_det[index])
+
+
+class Codec(ABC):
+    """A fitted map for one schema and one family's wants. States its `space`, its `measure`, and whether it turns an
+    exact likelihood into a lower bound (`lowers`)."""
+
+    schema: Schema
+    space: Space
+    condition: ConditionCodec | None
+    noise_width: int = 0
+    """Uniforms drawn per row by `noise`; 0 means the map is deterministic."""
+
+    @property
+    @abstractmethod
+    def measure(self) -> str: ...
+
+    @property
+    @abstractmethod
+    def lowers(self) -> bool: ...
+
+    @abstractmethod
+    def prepare(self, table: Table, *, holes: bool = False) -> Prepared:
+        """Data space -> model space, the deterministic half. Raises `UnsupportedData` for holes a family refuses, unless
+        `holes` says they are there to be filled."""
+
+    @abstractmethod
+    def noise(self, x: Tensor, noise: Noise) -> Tensor:
+        """The random half, per batch: prepared x -> the float tensor the network sees."""
+
+    @abstractmethod
+    def batch_log_det(self, x: Tensor) -> Tensor | None:
+        """(n,) further log-determinant that depends on the noise drawn, for noised `x`; None when there is none."""
+
+    @abstractmethod
+    def decode(self, x: Tensor) -> Table:
+        """Model space -> data space; inverse of `prepare` and `noise` but for binarisation."""
+
+    @abstractmethod
+    def to_json(self) -> dict[str, Any]: ...
+
+    def encode_condition(self, values: NDArray[Any]) -> Tensor:
+        """The column of y -> (n, condition width) in the network's float type."""
+        assert self.condition is not None
+        return self.condition.encode(values).to(self.space.torch_dtype)
+
+
+def fit_codec(schema: Schema, wants: Wants, train: Dataset) -> Codec:
+    """Choose and fit the map for these data and this family, from the training rows only.
+
+    Raises `UnsupportedData`, naming the families that can, when kinds, holes, ties or `y` do not suit the family.
+    """
+    fields = schema.data_fields
+    if not fields:
+        raise DataError("the data have no column with the role data: there is nothing to learn")
+    _check_kinds(fields, wants)
+    sample = _fit_sample(train)
+    condition = _fit_condition(schema, wants, sample)
+    if any(field.kind == "image" for field in fields):
+        from reverie.data.pixels import ImageCodec
+
+        if len(fields) > 1:
+            raise UnsupportedData(
+                "images beside other data columns are not supported: give the other columns the role condition or "
+                "ignore. " + _others(wants, {field.kind for field in fields})
+            )
+        return ImageCodec.fit(schema, wants, sample, condition)
+    return TableCodec.fit(schema, wants, sample, condition)
+
+
+def codec_from_json(schema: Schema, data: dict[str, Any]) -> Codec:
+    """Rebuild a codec from `to_json`."""
+    from reverie.data.pixels import ImageCodec
+
+    if data["type"] == "image":
+        return ImageCodec.from_json(schema, data)
+    return TableCodec.from_json(schema, data)
+
+
+def _others(wants: Wants, kinds: set[str], verb: str | None = None) -> str:
+    return f"{wants.family} takes {', '.join(sorted(wants.kinds))}. Families that can: " + catalog.who_takes(
+        kinds, verb=verb
+    )
+
+
+def _check_kinds(fields: Iterable[Field], wants: Wants) -> None:
+    fields = list(fields)
+    kinds = {field.kind for field in fields}
+    wrong = [field for field in fields if field.kind not in wants.kinds]
+    if wrong:
+        named = ", ".join(f"{field.name!r} ({field.kind})" for field in wrong[:5])
+        raise UnsupportedData(f"{wants.family} cannot learn from {named}. {_others(wants, kinds)}")
+
+
+def _fit_sample(train: Dataset) -> Table:
+    if len(train) == 0:
+        raise DataError("the training data have no rows")
+    if train.in_memory or len(train) <= _FIT_ROWS:
+        return train.take(np.arange(len(train)))
+    return train.take(np.linspace(0, len(train) - 1, _FIT_ROWS).astype(np.int64))
+
+
+def _fit_condition(schema: Schema, wants: Wants, sample: Table) -> ConditionCodec | None:
+    field = schema.condition
+    if field is None:
+        return None
+    kind = "labels" if field.kind in ("category", "boolean") else "vector"
+    if kind not in wants.conditions:
+        raise UnsupportedData(
+            f"{wants.family} does not learn from y ({field.name!r} is a {kind} condition). Leave y out, or give it the "
+            f"role ignore. Families that take it: {catalog.who_takes(set(), condition=kind)}"
+        )
+    return ConditionCodec.fit(field, sample.columns[field.name])
+
+
+def sample_weights(schema: Schema, table: Table) -> Tensor | None:
+    """The column of role weight as a tensor, checked: finite, not negative, not all zero."""
+    fields = [field for field in schema.fields if field.role == "weight"]
+    if not fields or fields[0].name not in table.columns:
+        return None
+    values = np.asarray(table.columns[fields[0].name], dtype=np.float64)
+    if not np.isfinite(values).all() or (values < 0).any() or values.sum() == 0:
+        raise DataError(f"weights in {fields[0].name!r} must be finite, not negative, and not all zero")
+    return torch.from_numpy(values)
+
+
+class TableCodec(Codec):
+    """One `ColumnStep` for every scalar column; model space is their columns side by side, in the schema's order."""
+
+    def __init__(
+        self,
+        schema: Schema,
+        steps: list[tuple[str, int | None, col.ColumnStep]],
+        *,
+        dtype: str,
+        missing: bool,
+        refuses_holes: str | None,
+        condition: ConditionCodec | None,
+    ) -> None:
+        self.schema, self.steps, self.condition = schema, steps, condition
+        self._refuses_holes = refuses_holes
+        placed: list[Block] = []
+        for name, position, step in steps:
+            placed += step.blocks(name if position is None else f"{name}[{position}]")
+        self.space = Space(
+            blocks=blocks_in_order(placed),
+            missing=missing,
+            condition=condition.slot if condition else None,
+            dtype=dtype,
+        )
+        sizes = np.concatenate([[0], np.cumsum([step.width for *_, step in steps])])
+        self._starts: list[int] = [int(s) for s in sizes[:-1]]
+        noisy = [(s, step.dequantise_step) for s, (*_, step) in zip(self._starts, steps, strict=True)]
+        self._noisy = torch.tensor([s for s, width in noisy if width], dtype=torch.long)
+        self._noise_steps = torch.tensor([width for _, width in noisy if width], dtype=self.space.torch_dtype)
+        self.noise_width = len(self._noisy)
+
+    @classmethod
+    def fit(cls, schema: Schema, wants: Wants, sample: Table, condition: ConditionCodec | None) -> TableCodec:
+        steps: list[tuple[str, int | None, col.ColumnStep]] = []
+        holes = False
+        for field in schema.data_fields:
+            values = to_float(field, sample.columns[field.name])
+            positions: list[int | None] = [None] if not field.shape else list(range(values.shape[1]))
+            for position in positions:
+                column = values if position is None else values[:, position]
+                label = field.name if position is None else f"{field.name}[{position}]"
+                has_holes = bool(np.isnan(column).any())
+                if has_holes and wants.missing == "refuse":
+                    raise UnsupportedData(_hole_text(label, wants.family))
+                holes |= has_holes
+                step = _fit_step(field, label, column[~np.isnan(column)], wants)
+                if has_holes and wants.missing == "flag":
+                    step = col.Flagged(step)
+                steps.append((field.name, position, step))
+        return cls(
+            schema,
+            steps,
+            dtype=wants.dtype,
+            missing=holes and wants.missing == "mask",
+            refuses_holes=wants.family if wants.missing == "refuse" else None,
+            condition=condition,
+        )
+
+    @property
+    def measure(self) -> str:
+        counts = Counter(step.measure for *_, step in self.steps)
+        if len(counts) == 1:
+            return next(iter(counts))
+        return " x ".join(f"{count} {name}" for name, count in sorted(counts.items()))
+
+    @property
+    def lowers(self) -> bool:
+        return self.noise_width > 0
+
+    def prepare(self, table: Table, *, holes: bool = False) -> Prepared:
+        x = np.zeros((table.n, self.space.width))
+        observed = np.ones((table.n, self.space.width), bool)
+        log_det = np.zeros(table.n)
+        columns = {field.name: to_float(field, table.columns[field.name]) for field in self.schema.data_fields}
+        for start, (name, position, step) in zip(self._starts, self.steps, strict=True):
+            values = columns[name] if position is None else columns[name][:, position]
+            if self._refuses_holes and not holes and np.isnan(values).any():
+                raise UnsupportedData(_hole_text(name, self._refuses_holes))
+            cells, seen = step.prepare(values)
+            x[:, start : start + step.width] = cells
+            observed[:, start : start + step.width] = seen
+            log_det += step.log_det(values)
+        field = self.schema.condition
+        y = None
+        if self.condition is not None and field is not None and field.name in table.columns:
+            y = self.encode_condition(table.columns[field.name])
+        return Prepared(
+            torch.from_numpy(x).to(self.space.torch_dtype),
+            None if observed.all() else torch.from_numpy(observed),
+            y,
+            sample_weights(self.schema, table),
+            torch.from_numpy(log_det),
+        )
+
+    def noise(self, x: Tensor, noise: Noise) -> Tensor:
+        if not self.noise_width:
+            return x
+        u = noise.uniform(self.noise_width).to(x.dtype)
+        steps, noisy = self._noise_steps.to(x.device), self._noisy.to(x.device)
+        return x.index_add(1, noisy, (u - 0.5) * steps)
+
+    def batch_log_det(self, x: Tensor) -> Tensor | None:
+        return None
+
+    def decode(self, x: Tensor) -> Table:
+        model = x.detach().to("cpu", torch.float64).numpy()
+        parts: dict[str, list[NDArray[np.float64]]] = {}
+        for start, (name, _, step) in zip(self._starts, self.steps, strict=True):
+            parts.setdefault(name, []).append(step.decode(model[:, start : start + step.width]))
+        fields = {field.name: field for field in self.schema.data_fields}
+        return Table(
+            {
+                name: from_float(fields[name], values[0] if not fields[name].shape else np.stack(values, axis=1))
+                for name, values in parts.items()
+            },
+            model.shape[0],
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "type": "table",
+            "dtype": self.space.dtype,
+            "missing": self.space.missing,
+            "refuses_holes": self._refuses_holes,
+            "steps": [[name, position, step.to_json()] for name, position, step in self.steps],
+            "condition": self.condition.to_json() if self.condition else None,
+        }
+
+    @classmethod
+    def from_json(cls, schema: Schema, data: dict[str, Any]) -> TableCodec:
+        return cls(
+            schema,
+            [(name, position, col.step_from_json(step)) for name, position, step in data["steps"]],
+            dtype=data["dtype"],
+            missing=data["missing"],
+            refuses_holes=data["refuses_holes"],
+            condition=ConditionCodec.from_json(data["condition"]) if data["condition"] else None,
+        )
+
+
+def _hole_text(label: str, family: str) -> str:
+    return (
+        f"column {label!r} has missing cells, which {family} does not take. Drop or fill them first, or use a family "
+        f"that imputes: {catalog.who_can('impute')}"
+    )
+
+
+def _fit_step(field: Field, label: str, values: NDArray[np.float64], wants: Wants) -> col.ColumnStep:
+    """The step for one column, from its observed values."""
+    if field.kind == "category":
+        return col.OneHot(len(field.categories or ()))
+    if field.kind == "boolean":
+        return col.Bit()
+    if values.size == 0:
+        raise DataError(f"column {label!r} has no value in any training row: drop it or give it the role ignore")
+    if wants.discrete == "binary":
+        if not np.isin(values, (0.0, 1.0)).all():
+            raise UnsupportedData(
+                f"{wants.family} has binary units: column {label!r} holds values other than 0 and 1. "
+                f"Families that can: {catalog.who_takes({field.kind})}"
+            )
+        return col.Bit()
+    found = col.profile(_spread(values), integer=field.kind == "integer")
+    if found.kind == "constant" or (found.kind == "grid" and values.min() == values.max()):
+        if wants.mixed:
+            return col.Constant(float(values[0]))
+        raise UnsupportedData(
+            f"column {label!r} is constant ({values[0]:g}): it has no density. Drop it or give it the role ignore. "
+            f"Families that can: {catalog.who_takes({'number', 'category'})}"
+        )
+    if found.kind == "continuous" or not (wants.density or found.kind == "grid"):
+        return _continuous(values, wants)
+    if found.kind == "atoms":
+        atoms = np.array(found.values)
+        rest = _continuous(values[~np.isin(values, atoms)], wants)
+        if not wants.mixed:
+            raise UnsupportedData(
+                f"column {label!r} repeats the value {atoms[0]:g} and is otherwise continuous: {wants.family} has no "
+                f"density for that. Families that can: {catalog.who_takes({'number', 'category'})}"
+            )
+        return col.Atoms(atoms, rest)
+    return _grid(label, values, found, wants)
+
+
+def _spread(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """At most 200,000 values spread over the column: enough to see ties, cheap to sort."""
+    return values[:: max(1, values.size // _FIT_ROWS)]
+
+
+def _continuous(values: NDArray[np.float64], wants: Wants) -> col.ColumnStep:
+    if wants.numbers == "quantile" and np.unique(values).size > 2:
+        return col.Quantile.fit(values)
+    sd = float(values.std())
+    return col.Affine(float(values.mean()), sd if sd > 0 else 1.0)
+
+
+def _grid(label: str, values: NDArray[np.float64], found: col.Profile, wants: Wants) -> col.ColumnStep:
+    levels = np.unique(values) if found.kind == "levels" else None
+    low, step = (0.0, 1.0) if levels is not None else (found.low, found.step)
+    k = np.searchsorted(levels, values).astype(np.float64) if levels is not None else (values - low) / step
+    span = float(k.max() - k.min())
+    if wants.dtype == "float32" and span > 2**22:
+        raise UnsupportedData(
+            f"column {label!r} holds {span + 1:.0f} distinct steps, more than float32 can tell apart. If it is an "
+            "identifier give it the role id; otherwise rescale it or declare it kinds={...: 'number'}"
+        )
+    sd = float(k.std())
+    mode = "native" if wants.discrete == "native" else "dequantise" if wants.discrete == "dequantise" else "round"
+    bounds = (float(k.min()), float(k.max())) if mode == "round" or levels is not None else None
+    return col.Grid(low, step, float(k.mean()), sd, mode, levels, bounds)
+
+
+def to_float(field: Field, values: NDArray[Any]) -> NDArray[np.float64]:
+    """A table column as float64 with NaN for missing; datetimes become seconds since 1970."""
+    if field.kind in ("boolean", "category"):
+        return np.where(values < 0, np.nan, values.astype(np.float64))
+    if field.kind == "datetime":
+        return np.where(values == _NAT, np.nan, values.astype(np.float64) / 1e9)
+    return values.astype(np.float64)
+
+
+def from_float(field: Field, values: NDArray[np.float64]) -> NDArray[Any]:
+    """Inverse of `to_float`."""
+    holes = np.isnan(values)
+    if field.kind in ("boolean", "category"):
+        return np.where(holes, -1, np.nan_to_num(values)).astype(np.int8 if field.kind == "boolean" else np.int64)
+    if field.kind == "datetime":
+        return np.where(holes, _NAT, np.round(np.nan_to_num(values) * 1e6).astype(np.int64) * 1000)
+    if field.kind == "integer":
+        return np.round(values)
+    return values

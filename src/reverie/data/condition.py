@@ -1,0 +1,75 @@
+"""The map for `y`: class labels to one-hot rows, numbers to standardised rows, and draws from the training values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from reverie.data.space import Condition
+from reverie.rng import Noise
+
+if TYPE_CHECKING:
+    from reverie.data.schema import Field
+
+_POOL = 1024
+
+
+@dataclass
+class ConditionCodec:
+    """kind "labels": `frequencies` (K,) of the classes in training. kind "vector": `mean`, `sd` (w,) and a `pool` of
+    training values from which unconditional samples draw theirs."""
+
+    kind: Literal["labels", "vector"]
+    frequencies: NDArray[np.float64] | None = None
+    mean: NDArray[np.float64] | None = None
+    sd: NDArray[np.float64] | None = None
+    pool: NDArray[np.float64] | None = None
+
+    @classmethod
+    def fit(cls, field: Field, values: NDArray[Any]) -> ConditionCodec:
+        if field.kind in ("category", "boolean"):
+            classes = 2 if field.kind == "boolean" else len(field.categories or ())
+            counts = np.bincount(values.astype(np.int64), minlength=classes).astype(np.float64)
+            return cls("labels", frequencies=counts / counts.sum())
+        numbers = values.astype(np.float64).reshape(len(values), -1)
+        spread = numbers.std(0)
+        pool = numbers[np.linspace(0, len(numbers) - 1, min(_POOL, len(numbers))).astype(np.int64)]
+        return cls("vector", mean=numbers.mean(0), sd=np.where(spread > 0, spread, 1.0), pool=pool)
+
+    @property
+    def slot(self) -> Condition:
+        width = self.frequencies if self.frequencies is not None else self.mean
+        assert width is not None
+        return Condition(self.kind, len(width))
+
+    def encode(self, values: NDArray[Any]) -> Tensor:
+        """(n,) codes or (n,)/(n, w) numbers -> (n, width) float64."""
+        if self.frequencies is not None:
+            codes = torch.from_numpy(np.asarray(values, dtype=np.int64))
+            return torch.nn.functional.one_hot(codes, len(self.frequencies)).double()
+        numbers = np.asarray(values, dtype=np.float64).reshape(len(values), -1)
+        return torch.from_numpy((numbers - self.mean) / self.sd)
+
+    def draw(self, noise: Noise) -> NDArray[Any]:
+        """`noise.rows` values of y as they occur in training."""
+        u = noise.uniform().double().cpu().numpy()
+        if self.frequencies is not None:
+            ends = np.cumsum(self.frequencies)
+            return np.minimum(np.searchsorted(ends, u * ends[-1], side="right"), len(ends) - 1)
+        assert self.pool is not None
+        rows = self.pool[np.minimum((u * len(self.pool)).astype(np.int64), len(self.pool) - 1)]
+        return rows[:, 0] if rows.shape[1] == 1 else rows
+
+    def to_json(self) -> dict[str, Any]:
+        arrays = {"frequencies": self.frequencies, "mean": self.mean, "sd": self.sd, "pool": self.pool}
+        return {"kind": self.kind, **{name: None if a is None else a.tolist() for name, a in arrays.items()}}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> ConditionCodec:
+        arrays = {name: None if v is None else np.array(v) for name, v in data.items() if name != "kind"}
+        return cls(data["kind"], **arrays)

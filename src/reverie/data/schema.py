@@ -1,0 +1,213 @@
+"""What the data are: named fields, each with a kind and a role, and how the user's form comes back. Plain JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from reverie.data.table import NO_DATE, Array, Table, hint
+from reverie.errors import DataError
+
+KINDS = ("number", "integer", "category", "boolean", "datetime", "image", "sequence", "text")
+ROLES = ("data", "condition", "target", "weight", "group", "time", "id", "ignore")
+CONTAINERS = ("dataframe", "array", "tensor", "images", "list")
+
+Scalar = str | int | float | bool
+
+
+@dataclass(frozen=True)
+class Field:
+    """One column or block of columns.
+
+    `shape` is per row: `()` scalar, `(d,)` block, `(H, W)` or `(H, W, C)` image; for a sequence `(d,)` per time step.
+    `dtype` is the user's type as text (`float64`, `Int64`, `category`, `datetime64[us, UTC]`, `torch.uint8`, ...).
+    """
+
+    name: str
+    kind: str
+    role: str = "data"
+    shape: tuple[int, ...] = ()
+    dtype: str = "float64"
+    categories: tuple[Scalar, ...] | None = None
+    """Values of a category field, in the order of the codes."""
+    ordered: bool = False
+    nullable: bool = False
+    """Were cells missing when the schema was made."""
+    low: float | None = None
+    """Lowest value an image pixel may have; None for other kinds."""
+    high: float | None = None
+    categories_dtype: str | None = None
+    """Type of the categories of a pandas Categorical."""
+    missing: str | None = None
+    """How an object column spells missing: `None`, `nan` or `NA`."""
+    parsed: bool = False
+    """Text cells are parsed into numbers or dates, because `kinds` asked for it."""
+    label: int | None = None
+    """The column's name where it is a whole number; else None."""
+    form: str | None = None
+    """How y came: `series`, `array`, `tensor` or `list`. Only for a condition given beside X."""
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise DataError(
+                f"field {self.name!r}: no kind {self.kind!r}{hint(self.kind, KINDS)} Kinds: {', '.join(KINDS)}"
+            )
+        if self.role not in ROLES:
+            raise DataError(
+                f"field {self.name!r}: no role {self.role!r}{hint(self.role, ROLES)} Roles: {', '.join(ROLES)}"
+            )
+
+    @property
+    def width(self) -> int:
+        """Numbers per row (per time step for a sequence)."""
+        return math.prod(self.shape)
+
+    @property
+    def column_name(self) -> str | int:
+        """The name the user's DataFrame gives this column."""
+        return self.name if self.label is None else self.label
+
+    def is_missing(self, column: Array) -> Array:
+        """Which cells of `column` are missing: a boolean array of its shape (all False for sequences)."""
+        if self.kind in ("boolean", "category"):
+            return np.asarray(column < 0)
+        if self.kind == "datetime":
+            return np.asarray(column == NO_DATE)
+        if self.kind == "text":
+            return np.array([value is None for value in column], dtype=bool)
+        if self.kind != "sequence" and column.dtype.kind == "f":
+            return np.isnan(column)
+        return np.zeros(column.shape, dtype=bool)
+
+    def to_json(self) -> dict[str, Any]:
+        """Only what differs from the defaults."""
+        out: dict[str, Any] = {"name": self.name, "kind": self.kind, "dtype": self.dtype}
+        for item in dataclasses.fields(self):
+            value = getattr(self, item.name)
+            if item.name not in out and value != item.default:
+                out[item.name] = list(value) if isinstance(value, tuple) else value
+        return out
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> Field:
+        """The inverse of `to_json`. Raises `DataError` for unknown or absent keys."""
+        names = [item.name for item in dataclasses.fields(Field)]
+        for key in data:
+            if key not in names:
+                raise DataError(f"schema field: no entry {key!r}{hint(key, names)}")
+        if "name" not in data or "kind" not in data:
+            raise DataError(f"schema field without a name or kind: {dict(data)}")
+        values = dict(data)
+        values["shape"] = tuple(int(size) for size in values.get("shape", ()))
+        if values.get("categories") is not None:
+            values["categories"] = tuple(values["categories"])
+        return Field(**values)
+
+
+@dataclass(frozen=True)
+class Schema:
+    """The record of fields, in the user's column order, and the container X came in.
+
+    `dataframe` pandas; `array` numpy block, `images` numpy images, `tensor` torch; `list` texts or sequences.
+    """
+
+    fields: tuple[Field, ...]
+    container: str = "dataframe"
+
+    def __post_init__(self) -> None:
+        if self.container not in CONTAINERS:
+            raise DataError(f"schema: no container {self.container!r}. Containers: {', '.join(CONTAINERS)}")
+        names = [field.name for field in self.fields]
+        for name in names:
+            if names.count(name) > 1:
+                raise DataError(f"two columns are called {name!r}: rename one")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(field.name for field in self.fields)
+
+    @property
+    def data_fields(self) -> tuple[Field, ...]:
+        """What a model learns: roles `data` and `target` (a data column that prediction asks for), in order."""
+        return tuple(field for field in self.fields if field.role in ("data", "target"))
+
+    @property
+    def condition(self) -> Field | None:
+        """The one condition field, or None."""
+        return next(iter(self.with_role("condition")), None)
+
+    def with_role(self, *roles: str) -> tuple[Field, ...]:
+        """The fields of these roles, in order."""
+        return tuple(field for field in self.fields if field.role in roles)
+
+    def field(self, name: str) -> Field:
+        """The field of that name. Raises `DataError` with the closest name."""
+        for field in self.fields:
+            if field.name == str(name):
+                return field
+        raise DataError(f"no column {name!r}{hint(str(name), self.names)} Columns: {', '.join(self.names)}")
+
+    def read(self, X: Any, y: Any = None, *, partial: bool = False) -> Table:
+        """Later data against this schema.
+
+        A DataFrame's columns go by name, in any order. Data columns must all be there, unless `partial`, which fills
+        absent ones with missing cells; condition, weight, group, time and id columns are read where they are; a column
+        the schema has never seen is refused. `y` is labels or numbers for the condition (or its column's name), and
+        wins over a column in X. Missing cells are allowed everywhere but in y.
+
+        Raises `SchemaMismatch`: a renamed, absent or extra column, another shape, an unseen category, another type.
+        """
+        from reverie.data.reading import read
+
+        return read(self, X, y, partial=partial)
+
+    def restore(self, table: Table, fields: Sequence[str] | None = None) -> Any:
+        """The user's form of a table: DataFrame (columns, order, types), ndarray, tensor, images or list.
+
+        `fields` names the columns (default: the data fields). Whole-number types are rounded and clipped to their
+        range; a missing cell in a plain int or bool column makes that column nullable (Int64, boolean).
+        """
+        from reverie.data.reading import restore
+
+        return restore(self, table, fields)
+
+    def restore_y(self, table: Table) -> Any:
+        """The user's form of the condition column: Series, ndarray, tensor or list. None without a condition."""
+        from reverie.data.labels import restore_condition
+
+        field = self.condition
+        return None if field is None or field.name not in table else restore_condition(field, table[field.name])
+
+    def read_y(self, y: Any, n: int) -> Array:
+        """The condition column for `n` rows, from one label (or number, or vector) or from `n` of them.
+
+        Raises `SchemaMismatch` for an unknown label (listing the classes), another length or width, or when there is no
+        condition.
+        """
+        from reverie.data.labels import read_condition
+
+        return read_condition(self.condition, y, n)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"container": self.container, "fields": [field.to_json() for field in self.fields]}
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> Schema:
+        """The inverse of `to_json`. Raises `DataError` for what is not a schema."""
+        if not isinstance(data, Mapping) or "fields" not in data:
+            raise DataError("not a schema: an object with 'container' and 'fields' is expected")
+        fields = tuple(Field.from_json(item) for item in data["fields"])
+        return Schema(fields, str(data.get("container", "dataframe")))
+
+    def __repr__(self) -> str:
+        inside = ", ".join(
+            f"{field.name}: {field.kind}" + (f" ({field.role})" if field.role != "data" else "")
+            for field in self.fields[:8]
+        )
+        more = f", ... {len(self.fields) - 8} more" if len(self.fields) > 8 else ""
+        return f"Schema({self.container}; {inside}{more})"

@@ -1,0 +1,97 @@
+"""Rows of named columns, each a numpy array whose first axis is the row. The one form in which data travel inside."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from reverie.errors import DataError, did_you_mean
+
+Array = npt.NDArray[Any]
+NO_DATE = int(np.iinfo(np.int64).min)
+"""The missing value of a datetime column (what numpy calls NaT)."""
+
+
+def hint(word: str, choices: Iterable[str]) -> str:
+    """`, did you mean 'latent'?` when a choice is close to the word, else a full stop."""
+    return did_you_mean(word, choices) or "."
+
+
+class Table:
+    """`n` rows; `columns[name]` has shape `(n, *field.shape)`. Which type stands for which kind, and what means missing:
+
+    number float64 or float32 (NaN), integer float64 of whole numbers (NaN), boolean int8 (-1), category int64 codes
+    (-1), datetime int64 nanoseconds UTC (`NO_DATE`), image uint8, uint16 or float (NaN), sequence object array of
+    float arrays `(T_i, d)`, text object array of str (None).
+    """
+
+    __slots__ = ("columns", "n")
+
+    def __init__(self, columns: Mapping[str, Array], n: int | None = None) -> None:
+        """Columns must have one length (`DataError`); `n` is needed only when there are none."""
+        self.columns: dict[str, Array] = dict(columns)
+        lengths = {name: len(column) for name, column in self.columns.items()}
+        self.n: int = n if n is not None else next(iter(lengths.values()), 0)
+        for name, length in lengths.items():
+            if length != self.n:
+                raise DataError(f"column {name!r} has {length} rows where {self.n} were expected")
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __getitem__(self, name: str) -> Array:
+        if name not in self.columns:
+            raise DataError(
+                f"no column {name!r} in this table{hint(name, self.columns)} Columns: {', '.join(self.columns)}"
+            )
+        return self.columns[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.columns
+
+    def __repr__(self) -> str:
+        inside = ", ".join(f"{name}: {c.dtype}{list(c.shape[1:]) or ''}" for name, c in self.columns.items())
+        return f"Table({self.n} rows; {inside})"
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held, counting the arrays and strings inside object columns."""
+        return sum(
+            sum(getattr(item, "nbytes", 64) for item in column) if column.dtype == object else column.nbytes
+            for column in self.columns.values()
+        )
+
+    def take(self, index: Array | Sequence[int] | slice) -> Table:
+        """The rows of that index, in its order (a slice gives views, an index array copies)."""
+        rows = index if isinstance(index, slice) else np.asarray(index)
+        if isinstance(rows, np.ndarray) and rows.size == 0:
+            rows = rows.astype(np.int64)
+        columns = {name: column[rows] for name, column in self.columns.items()}
+        n = len(range(*rows.indices(self.n))) if isinstance(rows, slice) else None
+        if n is None and not columns:
+            n = len(rows)
+        return Table(columns, n)
+
+    def select(self, names: Iterable[str]) -> Table:
+        """These columns only, in this order."""
+        return Table({name: self[name] for name in names}, self.n)
+
+    def with_columns(self, columns: Mapping[str, Array]) -> Table:
+        """A table with these columns added or replaced."""
+        return Table({**self.columns, **columns}, self.n)
+
+    @staticmethod
+    def concat(tables: Iterable[Table]) -> Table:
+        """The rows of all tables, one after the other. They must have the same columns (`DataError`)."""
+        parts = list(tables)
+        if not parts:
+            raise DataError("no tables to join")
+        names = list(parts[0].columns)
+        for part in parts:
+            if set(part.columns) != set(names):
+                raise DataError(f"tables to join have columns {names} and {list(part.columns)}")
+        columns = {name: np.concatenate([part.columns[name] for part in parts]) for name in names}
+        return Table(columns, sum(part.n for part in parts))

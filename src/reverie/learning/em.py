@@ -1,0 +1,85 @@
+"""Expectation-maximisation: sum sufficient statistics over a pass, then maximise. Dempster, Laird & Rubin (1977)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from reverie.data.space import Batch
+from reverie.learning.phases import Learner, Metrics, State
+from reverie.learning.run import Run
+from reverie.rng import Noise
+
+
+class HasStatistics(Protocol):
+    """A network that EM can train. Statistics are sums over rows in float64, with "log_likelihood" and "rows" among
+    them; `maximise` sets the parameters from the sums over the whole data."""
+
+    def start(self, batches: Callable[[], Iterable[Batch]], seed: int) -> None: ...
+    def statistics(self, batch: Batch) -> dict[str, Tensor]: ...
+    def maximise(self, sums: dict[str, Tensor]) -> None: ...
+
+
+class ExpectationMaximisation(Learner):
+    """One update per pass. Stops when the mean log-likelihood gains less than `tol` nats per example; `fresh` is False
+    when the network already holds a start."""
+
+    objective = "loss"
+    per_pass = True
+    averages = False
+
+    def __init__(self, network: nn.Module, run: Run, *, tol: float, fresh: bool = True) -> None:
+        self.network, self._run, self._tol, self._fresh = network, run, tol, fresh
+        self._sums: dict[str, Tensor] = {}
+        self._last = float("-inf")
+        self._finished = False
+
+    def begin(self, batches: Callable[[], Iterable[Batch]]) -> None:
+        if self._fresh:
+            self.network.start(batches, self._run.seed)  # type: ignore[operator]
+
+    @torch.no_grad()
+    def step(self, batch: Batch) -> Metrics:
+        for name, value in self.network.statistics(batch).items():  # type: ignore[operator]
+            if name in self._sums:
+                self._sums[name] += value
+            else:
+                self._sums[name] = value
+        return {}
+
+    @torch.no_grad()
+    def epoch_end(self) -> Metrics:
+        self._run.sum_all(list(self._sums.values()))
+        mean = self._sums["log_likelihood"] / self._sums["rows"]
+        self.network.maximise(self._sums)  # type: ignore[operator]
+        self._sums = {}
+        value = float(mean)
+        # A gain below tol, or a loss (rounding, or the floor), both mean there is nothing left to win.
+        self._finished = self._tol > 0 and value - self._last < self._tol
+        self._last = value
+        return {"log_likelihood": mean / self._run.world}
+
+    @torch.no_grad()
+    def validate(self, batch: Batch, noise: Noise) -> Metrics:
+        sums = self.network.statistics(batch)  # type: ignore[operator]
+        return {"loss": -sums["log_likelihood"] / batch.rows}
+
+    @property
+    def finished(self) -> bool:
+        return self._finished
+
+    def state(self) -> State:
+        # Partial sums are this rank's own: put the total on rank 0 and zeros elsewhere, so that resuming adds up.
+        sums = {name: value.clone() for name, value in self._sums.items()}
+        self._run.sum_all(list(sums.values()))
+        return {"sums": sums, "last": self._last, "finished": self._finished}
+
+    def load_state(self, state: State) -> None:
+        self._sums = {
+            name: value.clone() if self._run.is_main else torch.zeros_like(value)
+            for name, value in state["sums"].items()
+        }
+        self._last, self._finished = state["last"], state["finished"]

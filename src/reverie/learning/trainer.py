@@ -1,0 +1,446 @@
+"""The one training loop. It knows phases, budgets, checkpoints and stopping; it never asks what kind of model it has."""
+
+from __future__ import annotations
+
+import copy
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from reverie.data.batches import Batches, Slot
+from reverie.data.space import Batch
+from reverie.errors import Diverged, Interrupted, InvalidOption
+from reverie.learning.averaged import Averaged
+from reverie.learning.phases import Learner, Metrics, Phase, Position, State
+from reverie.learning.run import Run
+from reverie.learning.training import Training
+from reverie.rng import StreamNoise, generator
+
+STATE_FORMAT = 1
+
+
+@dataclass
+class Hooks:
+    """What the loop calls on the first process: `save(state, position)` returns the checkpoint's folder; `log` takes
+    each record; `snapshot` may draw samples from the network given; `progress` shows a line."""
+
+    save: Callable[[State, Position], str] | None = None
+    log: Callable[[dict[str, Any]], None] = lambda record: None
+    snapshot: Callable[[nn.Module, Position], None] | None = None
+    progress: Callable[[dict[str, Any]], None] = lambda record: None
+
+
+@dataclass
+class Stopping:
+    """Early stopping: the best objective so far and the weights that had it."""
+
+    best: float = math.inf
+    best_epoch: int = -1
+    waited: int = 0
+    weights: State | None = None
+
+
+@dataclass
+class Sums:
+    """Running sums of the epoch's metrics, weighted by rows, on the device."""
+
+    rows: int = 0
+    values: Metrics = field(default_factory=dict)
+
+    def add(self, metrics: Metrics, rows: int) -> None:
+        self.rows += rows
+        for name, value in metrics.items():
+            if name in self.values:
+                self.values[name].add_(value, alpha=rows)
+            else:
+                self.values[name] = value.detach().clone().mul_(rows)
+
+    def means(self, run: Run) -> dict[str, float]:
+        """Global means over the rows so far; a collective."""
+        if not self.values:
+            return {}
+        stacked = torch.stack([value.double() for value in self.values.values()])
+        return dict(zip(self.values, (run.sum(stacked) / max(self.rows, 1)).tolist(), strict=True))
+
+
+class Trainer:
+    """Runs the phases of one network over `data` within the budget, from wherever `load_state` put it."""
+
+    def __init__(
+        self,
+        run: Run,
+        network: nn.Module,
+        phases: list[Phase],
+        data: Batches,
+        training: Training,
+        hooks: Hooks | None = None,
+        validation: Batches | None = None,
+    ) -> None:
+        self.run_, self.network, self.phases, self.data = run, network, phases, data
+        self.training, self.hooks, self.validation = training, hooks or Hooks(), validation
+        self.at = Position()
+        self.history: list[dict[str, Any]] = []
+        self.stopping = Stopping()
+        self._sums = Sums()
+        self._learner: Learner | None = None
+        self._callback_error: Exception | None = None
+        self._pending: State | None = None
+        self._interrupted = False
+        self._last_saved = self._clock = time.perf_counter()
+        self._good: State | None = None
+        self.checkpoint: str | None = None
+
+    # ------------------------------------------------------------------ the loop
+
+    def run(self) -> nn.Module:
+        """Train to the end of the budget and return the network that inference should use."""
+        with _interrupts(self):
+            self._clock = self._last_saved = time.perf_counter()
+            while self.at.phase < len(self.phases) and not self.at.done:
+                self._run_phase(self.phases[self.at.phase])
+                if self.at.phase + 1 < len(self.phases):
+                    self._close_history()
+                    self.at.phase, self.at.epoch, self.at.batch, self.at.step = self.at.phase + 1, 0, 0, 0
+                    self._learner, self.stopping = None, Stopping()
+                else:
+                    self.at.done = True
+            self._save()
+        self._close_history()
+        self._raise_callback_error()
+        return self.inference_network()
+
+    def inference_network(self) -> nn.Module:
+        """The network with the weights inference uses: the best ones when early stopping kept them, else the averaged
+        ones, else those being trained."""
+        averaged = self._learner.averaged() if self._learner else None
+        network = averaged if averaged is not None else self.network
+        if self.stopping.weights is not None:
+            network = copy.deepcopy(network)
+            network.load_state_dict(self.stopping.weights)
+        return network
+
+    def _run_phase(self, phase: Phase) -> None:
+        slots = self.data.slots(phase.batch_size or self.training.batch_size)
+        learner = self._open(phase)
+        total = self._total_steps(self.at.phase, len(slots), learner)
+        self.network.train()
+        while not self._spent(total) and not learner.finished and not self._waited_enough():
+            order = self.data.order(phase.name, self.at.epoch, shuffle=phase.shuffle)
+            for number in range(self.at.batch, len(slots)):
+                self._step(learner, phase, slots[number], order, total)
+                self.at.batch = number + 1
+                if self.at.batch == len(slots):
+                    break
+                self._between_batches()
+                if self._spent(total) and not learner.per_pass:
+                    break
+            if self.at.batch == len(slots):
+                self._epoch_end(phase, learner)
+
+    def _step(self, learner: Learner, phase: Phase, slot: Slot, order: Tensor | None, total: int | None) -> None:
+        run, at = self.run_, self.at
+        run.progress = self._progress(total)
+        noise = run.noise(slot.rows, self.data.codec.space.torch_dtype)
+        batch = self.data.batch(slot, order, noise, run.device)
+        if phase.transform is not None:
+            batch = phase.transform(batch)
+        self._sums.add(learner.step(batch), slot.rows)
+        at.step += 1
+        at.total += 1
+        if at.total % self.training.log_steps == 0:
+            self._log_step(phase, slot.rows, total)
+
+    def _epoch_end(self, phase: Phase, learner: Learner) -> None:
+        at = self.at
+        late = learner.epoch_end()
+        means = self._sums.means(self.run_)
+        self._sums = Sums()
+        if late:
+            stacked = torch.stack([value.double() for value in late.values()])
+            means.update(zip(late, self.run_.sum(stacked).tolist(), strict=True))
+        self._refuse_non_finite(means)
+        held_out = self._validate(phase, learner)
+        means.update({f"validation.{name}": value for name, value in held_out.items()})
+        at.epoch, at.batch = at.epoch + 1, 0
+        record = {"phase": phase.name, "epoch": at.epoch, "step": at.total, **means}
+        if self.training.minutes is not None:
+            record["progress"] = self.run_.progress
+        self.history.append(record)
+        if learner.objective and learner.objective in held_out:
+            self._watch(held_out[learner.objective])
+        self._report({"event": "epoch", **record})
+        self._keep_good()
+        every = self.training.snapshot_epochs
+        if every and self.hooks.snapshot and self.run_.is_main and at.epoch % every == 0:
+            self.hooks.snapshot(self.inference_network(), at)
+        each = self.training.checkpoint_epochs
+        self._between_batches(force=bool(each and at.epoch % each == 0))
+
+    # ------------------------------------------------------------------ phases and budgets
+
+    def _open(self, phase: Phase) -> Learner:
+        """The phase's learner: fresh and begun, or restored when a state is pending."""
+        learner = phase.learner()
+        if self.training.ema:
+            if not learner.averages:
+                raise InvalidOption(f"ema: phase {phase.name!r} has no gradient steps to average; leave ema out")
+            learner = Averaged(learner, self.training.ema)
+        if self.training.patience and learner.objective is None:
+            raise InvalidOption(
+                f"patience: phase {phase.name!r} has no objective to watch (a GAN's losses do not measure progress); "
+                "leave patience out and compare checkpoints with evaluate"
+            )
+        self._learner = learner
+        if self._pending is not None:
+            learner.load_state(self._pending)
+            self._pending = None
+        elif self.at.step == 0 and self.at.batch == 0:
+            learner.begin(lambda: self._whole_batches(phase))
+        return learner
+
+    def _whole_batches(self, phase: Phase) -> Iterator[Batch]:
+        """All rows as global batches, the same on every rank, with a noise stream of their own."""
+        size = phase.batch_size or self.training.batch_size
+        source = generator(self.run_.seed, "begin", phase.name, device=self.run_.device)
+        for slot in self.data.slots(size):
+            noise = StreamNoise(source, slot.rows, dtype=self.data.codec.space.torch_dtype)
+            batch = self.data.batch(slot, None, noise, self.run_.device, whole=True)
+            yield batch if phase.transform is None else phase.transform(batch)
+
+    def _total_steps(self, number: int, slots: int, learner: Learner) -> int | None:
+        """Updates this phase may make; None for a budget in minutes."""
+        training, share = self.training, self._share(number)
+        if training.minutes is not None:
+            return None
+        if training.steps is not None:
+            steps = max(1, round(training.steps * share))
+            return math.ceil(steps / slots) * slots if learner.per_pass else steps
+        assert training.epochs is not None
+        return round(training.epochs * share) * slots
+
+    def _share(self, number: int) -> float:
+        return self.phases[number].share / sum(phase.share for phase in self.phases)
+
+    def _close_history(self) -> None:
+        """Record an epoch that the budget cut short. Its sums stay in the saved state, so a larger budget goes on."""
+        if self._sums.values:
+            means = self._sums.means(self.run_)
+            self._refuse_non_finite(means)
+            phase = self.phases[self.at.phase].name
+            record = {"phase": phase, "epoch": self.at.epoch + 1, "step": self.at.total, "partial": True, **means}
+            self.history = [*self.history, record]
+            self._sums = Sums()
+
+    def _spent(self, total: int | None) -> bool:
+        if total is not None:
+            return self.at.step >= total
+        assert self.training.minutes is not None
+        until = sum(self._share(number) for number in range(self.at.phase + 1)) * self.training.minutes * 60
+        # Ranks' clocks differ; rank 0 decides.
+        return bool(self.run_.broadcast(self.seconds() >= until))
+
+    def _progress(self, total: int | None) -> float:
+        if total is not None:
+            return self.at.step / total
+        assert self.training.minutes is not None
+        if self.at.batch == 0 or self.run_.progress == 0:
+            before = sum(self._share(number) for number in range(self.at.phase)) * self.training.minutes * 60
+            length = self._share(self.at.phase) * self.training.minutes * 60
+            return float(self.run_.broadcast(min(max(self.seconds() - before, 0.0) / length, 1.0)))
+        return self.run_.progress
+
+    def plan(self) -> list[dict[str, Any]]:
+        """The split of the budget by phases, for `reverie info` and dry runs."""
+        rows = []
+        for number, phase in enumerate(self.phases):
+            slots = self.data.slots(phase.batch_size or self.training.batch_size)
+            row: dict[str, Any] = {"phase": phase.name, "share": self._share(number), "batches_per_epoch": len(slots)}
+            total = self._total_steps(number, len(slots), phase.learner())
+            row["minutes"] = None if total is not None else (self.training.minutes or 0.0) * self._share(number)
+            row["steps"], row["epochs"] = total, None if total is None else total / len(slots)
+            rows.append(row)
+        return rows
+
+    def time_steps(self, count: int) -> dict[str, float]:
+        """Seconds per update of each phase, measured on `count` real ones (the network's weights change)."""
+        seconds = {}
+        for number, phase in enumerate(self.phases):
+            self.at = Position(phase=number)
+            learner = self._open(phase)
+            self.network.train()
+            slots = self.data.slots(phase.batch_size or self.training.batch_size)
+            order = self.data.order(phase.name, 0, shuffle=phase.shuffle)
+            self._step(learner, phase, slots[0], order, None if self.training.minutes else 1)  # warm-up, not counted
+            start = time.perf_counter()
+            for step in range(count):
+                self._step(learner, phase, slots[(step + 1) % len(slots)], order, None if self.training.minutes else 1)
+            seconds[phase.name] = (time.perf_counter() - start) / count
+        return seconds
+
+    # ------------------------------------------------------------------ watching
+
+    def _validate(self, phase: Phase, learner: Learner) -> dict[str, float]:
+        if self.validation is None:
+            return {}
+        # The same noise every epoch: differences between epochs are then differences of the weights.
+        source = generator(self.run_.seed, "validation", phase.name, device=self.run_.device)
+        sums = Sums()
+        self.network.eval()
+        for slot in self.validation.slots(max(self.training.batch_size or 0, 512)):
+            dtype = self.data.codec.space.torch_dtype
+            noise = StreamNoise(source, slot.rows, rank=self.run_.rank, world=self.run_.world, dtype=dtype)
+            batch = self.validation.batch(slot, None, noise, self.run_.device)
+            if phase.transform is not None:
+                batch = phase.transform(batch)
+            sums.add(learner.validate(batch, noise), slot.rows)
+        self.network.train()
+        return sums.means(self.run_)
+
+    def _watch(self, value: float) -> None:
+        if not self.training.patience:
+            return
+        if value < self.stopping.best:
+            averaged = self._learner.averaged() if self._learner else None
+            weights = (averaged if averaged is not None else self.network).state_dict()
+            kept = {name: tensor.clone() for name, tensor in weights.items()}
+            self.stopping = Stopping(value, self.at.epoch, 0, kept)
+        else:
+            self.stopping.waited += 1
+
+    def _waited_enough(self) -> bool:
+        return bool(self.training.patience and self.stopping.waited >= self.training.patience)
+
+    def seconds(self) -> float:
+        """Active seconds of the run so far, earlier sessions included."""
+        return self.at.seconds + time.perf_counter() - self._clock
+
+    def _log_step(self, phase: Phase, rows: int, total: int | None) -> None:
+        means = self._sums.means(self.run_)
+        self._refuse_non_finite(means)
+        seconds = self.seconds()
+        record: dict[str, Any] = {"event": "step", "phase": phase.name, "epoch": self.at.epoch, "step": self.at.total}
+        record |= {**means, "seconds": round(seconds, 3), "rate": round(self.at.total / max(seconds, 1e-9), 2)}
+        if total:
+            record["of"] = total
+        self._report(record)
+
+    def _report(self, record: dict[str, Any]) -> None:
+        if self.run_.is_main:
+            self.hooks.log(record)
+            self.hooks.progress(record)
+            for callback in self.training.callbacks:
+                try:
+                    callback(dict(record))
+                except Exception as error:
+                    self._callback_error = self._callback_error or error
+
+    def _refuse_non_finite(self, means: dict[str, float]) -> None:
+        bad = [name for name, value in means.items() if not math.isfinite(value)]
+        if not bad:
+            return
+        kept = f" The last good state is in {self.checkpoint}." if self.checkpoint else ""
+        if self._good is not None:
+            self.network.load_state_dict(self._good)
+        raise Diverged(
+            f"training diverged at step {self.at.total}: {', '.join(bad)} is not finite.{kept} "
+            "Try a smaller learning rate, clip=1.0, or look for extreme values in the data.",
+            checkpoint=self.checkpoint,
+        )
+
+    def _keep_good(self) -> None:
+        """Remember finite weights in memory when no checkpoint will."""
+        if self.hooks.save is None:
+            self._good = {name: tensor.clone() for name, tensor in self.network.state_dict().items()}
+
+    # ------------------------------------------------------------------ saving
+
+    def _between_batches(self, *, force: bool = False) -> None:
+        """Rank 0 decides whether to stop or save here; all ranks follow."""
+        every = self.training.checkpoint_steps
+        due = force or bool(every and self.at.total % every == 0)
+        due = due or time.perf_counter() - self._last_saved > self.training.checkpoint_minutes * 60
+        stop, due = self.run_.broadcast((self._interrupted or self._callback_error is not None, due))
+        if stop:
+            self._save()
+            self._raise_callback_error()
+            raise Interrupted(
+                f"stopped at epoch {self.at.epoch}, step {self.at.total}"
+                + (f"; saved to {self.checkpoint}" if self.checkpoint else "; nothing was written (no out folder)"),
+                checkpoint=self.checkpoint,
+            )
+        if due and self.hooks.save is not None:
+            self._save()
+
+    def _raise_callback_error(self) -> None:
+        if self._callback_error is not None:
+            raise self._callback_error
+
+    def _save(self) -> None:
+        if self.hooks.save is None:
+            return
+        if self._sums.values:
+            self._refuse_non_finite(self._sums.means(self.run_))
+        state = self.state()
+        if self.run_.is_main:
+            self.checkpoint = self.hooks.save(state, self.at)
+        self._last_saved = time.perf_counter()
+
+    def state(self) -> State:
+        """Everything needed to go on exactly. Collective."""
+        now = time.perf_counter()
+        self.at.seconds, self._clock = self.at.seconds + now - self._clock, now
+        stacked = {name: self.run_.sum(value.clone()) for name, value in self._sums.values.items()}
+        return {
+            "format": STATE_FORMAT,
+            "at": asdict(self.at),
+            "network": dict(self.network.state_dict()),
+            "learner": self._learner.state() if self._learner else {},
+            "generator": self.run_.generator.get_state(),
+            "torch_rng": torch.get_rng_state(),
+            "stopping": asdict(self.stopping),
+            "history": self.history,
+            "sums": {"rows": self._sums.rows, "values": stacked},
+            "world": self.run_.world,
+        }
+
+    def load_state(self, state: State) -> None:
+        """Continue from `state`; the phase's learner is restored when the phase opens."""
+        self.at = Position(**state["at"])
+        self.network.load_state_dict(state["network"])
+        self.run_.generator.set_state(state["generator"])
+        torch.set_rng_state(state["torch_rng"])
+        self.stopping = Stopping(**state["stopping"])
+        self.history = list(state["history"])
+        share = 1.0 if self.run_.is_main else 0.0  # the sums are totals: rank 0 carries them on
+        values = {name: value.to(self.run_.device) * share for name, value in state["sums"]["values"].items()}
+        self._sums = Sums(state["sums"]["rows"], values)
+        self._pending = state["learner"]
+        self.at.done = False  # a larger budget may go on from here
+
+
+@contextmanager
+def _interrupts(trainer: Trainer) -> Iterator[None]:
+    """Ctrl-C asks the loop to stop between batches; a second one stops at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGINT)
+
+    def ask(number: int, frame: Any) -> None:
+        if trainer._interrupted:
+            raise KeyboardInterrupt
+        trainer._interrupted = True
+
+    signal.signal(signal.SIGINT, ask)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

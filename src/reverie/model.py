@@ -1,0 +1,517 @@
+"""`Model`: what `fit` returns. The only place that converts data, seeds, chunks, moves devices and checks capabilities."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import math
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from reverie import catalog, config, serial
+from reverie.data.codec import Codec, Prepared, codec_from_json
+from reverie.data.dataset import Dataset
+from reverie.data.schema import Schema
+from reverie.data.table import Table
+from reverie.errors import CheckpointError, InvalidOption, Unsupported, did_you_mean
+from reverie.rng import Noise, RowNoise, stream
+
+NEEDS: dict[str, tuple[str, ...]] = {
+    "sample": ("sample",),
+    "log_prob": ("log_prob",),
+    "encode": ("encode",),
+    "decode": ("decode",),
+    "reconstruct": ("encode", "decode"),
+    "interpolate": ("encode", "decode", "blend"),
+    "impute": ("conditional",),
+    "energy": ("energy",),
+}
+"""Verb -> the methods a network's class must have for it."""
+
+_CHUNK = 1024
+
+
+def discover(network_type: type[nn.Module]) -> frozenset[str]:
+    """The verbs a network class supports, from its methods (never from its attributes or submodules)."""
+    return frozenset(
+        verb
+        for verb, methods in NEEDS.items()
+        if all(callable(getattr(network_type, method, None)) for method in methods)
+    )
+
+
+class _LatticeNoise(Noise):
+    """The k-th of K fixed offsets for dequantisation, the same for every row: a Kronecker lattice, midpoints in 1-D."""
+
+    def __init__(self, rows: int, number: int, of: int) -> None:
+        self.rows, self._number, self._of = rows, number, of
+
+    def uniform(self, *shape: int) -> Tensor:
+        width = math.prod(shape)
+        root = 2.0  # the real root of x^(width + 1) = x + 1, by fixed-point iteration
+        for _ in range(50):
+            root = (1 + root) ** (1 / (width + 1))
+        steps = root ** -torch.arange(1.0, width, dtype=torch.float64)
+        first = torch.tensor([(self._number + 0.5) / self._of], dtype=torch.float64)
+        rest = torch.remainder(0.5 + (self._number + 1) * steps, 1.0)
+        return torch.cat([first, rest])[:width].expand(self.rows, width).reshape(self.rows, *shape)
+
+    def normal(self, *shape: int) -> Tensor:
+        raise AssertionError("dequantisation draws uniforms only")
+
+
+@final
+class Model:
+    """A trained model: recipe, schema, codec, network, and how it came about.
+
+    `can` lists its verbs; others raise `Unsupported` and name the families that have them. Every method takes and
+    returns data in the form the training data had. Sampling with the same seed gives the same rows whatever the chunk
+    size, and `sample(10, seed=s)` is the head of `sample(100, seed=s)`.
+    """
+
+    def __init__(
+        self,
+        estimator: Any,
+        schema: Schema,
+        codec: Codec,
+        network: nn.Module,
+        *,
+        history: list[dict[str, Any]] | None = None,
+        warnings: list[str] | None = None,
+        info: dict[str, Any] | None = None,
+    ) -> None:
+        self.estimator, self.schema, self.codec = estimator, schema, codec
+        self.network = network.eval().requires_grad_(False)
+        self.history = history or []
+        self.warnings = warnings or []
+        self.info = info or {}
+        self.chunk = _CHUNK
+
+    # ------------------------------------------------------------------ what it is
+
+    @property
+    def family(self) -> str:
+        """The catalog name of the family."""
+        return str(self.estimator.family)
+
+    @property
+    def can(self) -> frozenset[str]:
+        """The verbs this very model supports: those of its class, less what its data rule out."""
+        return discover(type(self.network)) - set(self._limits())
+
+    def _limits(self) -> dict[str, str]:
+        limits = getattr(type(self.network), "limits", None)
+        return dict(limits(self.network, self.codec.space)) if callable(limits) else {}
+
+    @property
+    def log_prob_kind(self) -> str | None:
+        """"exact", "lower bound", "estimate" or "unnormalised"; None when there is no likelihood."""
+        if "log_prob" not in self.can:
+            return None
+        kind = str(getattr(self.network, "likelihood", "exact"))
+        return "lower bound" if kind == "exact" and self.codec.lowers else kind
+
+    @property
+    def measure(self) -> str:
+        """What the likelihood is a density or probability of; two figures compare only under the same measure."""
+        return self.codec.measure
+
+    @property
+    def log_prob_info(self) -> dict[str, Any] | None:
+        """How the last normalising constant was found (method, log Z, standard error, gap), for families that need one."""
+        info = getattr(self.network, "partition_info", None)
+        return info() if callable(info) else None
+
+    @property
+    def device(self) -> torch.device:
+        for tensor in (*self.network.parameters(), *self.network.buffers()):
+            return tensor.device
+        return torch.device("cpu")
+
+    def to(self, device: str | torch.device) -> Model:
+        """A copy of this model on another device."""
+        moved = copy.copy(self)
+        moved.network = copy.deepcopy(self.network).to(device)
+        return moved
+
+    # ------------------------------------------------------------------ verbs
+
+    def sample(
+        self, n: int, *, y: Any = None, seed: int | None = None, return_y: bool = False, **options: Any
+    ) -> Any:
+        """Draw `n` examples, in the form of the training data.
+
+        y: one value for all rows, or n of them; without it a conditional model draws y as often as it occurred in
+        training (`return_y=True` returns (examples, y)). options are the family's (`model.sample_options`).
+        """
+        self._require("sample")
+        _check_count(n, "n")
+        self._check_options("sample", options)
+        seed = secrets.randbits(62) if seed is None else _check_seed(seed)
+        condition, user_y = self._condition_rows(y, n, seed)
+        tables = []
+        for start in range(0, n, self.chunk):
+            rows = min(self.chunk, n - start)
+            noise = self._noise(seed, "sample", rows, start)
+            part = None if condition is None else condition[start : start + rows]
+            with torch.inference_mode():
+                x = self.network.sample(noise, part, **options)  # type: ignore[operator]
+            tables.append(self.codec.decode(x))
+        examples = self.schema.restore(Table.concat(tables))
+        return (examples, user_y) if return_y else examples
+
+    @property
+    def sample_options(self) -> dict[str, Any]:
+        """The family's sampling options and their defaults."""
+        return _keyword_options(self.network.sample)
+
+    def log_prob(self, X: Any, y: Any = None, *, seed: int = 0, dequantisation: int = 8, **options: Any) -> NDArray[Any]:
+        """log p(x | y) when y is given, log p(x) otherwise: (n,) nats per example, in the data's own units.
+
+        Missing cells are summed or integrated out. Dequantised columns average `dequantisation` fixed offsets inside
+        each grid cell, which keeps a lower bound; stochastically binarised pixels are drawn once, from `seed`.
+        A conditional model without y sums over the classes by their training frequency.
+        """
+        self._require("log_prob")
+        _check_count(dequantisation, "dequantisation")
+        self._check_options("log_prob", options)
+        parts = []
+        for start, prepared in self._prepared(X, y):
+            parts.append(self._log_prob_rows(prepared, start, seed, dequantisation, options))
+        return torch.cat(parts).numpy() if parts else np.empty(0)
+
+    def _log_prob_rows(
+        self, rows: Prepared, start: int, seed: int, offsets: int, options: dict[str, Any]
+    ) -> Tensor:
+        codec, n = self.codec, len(rows)
+        draws: list[Noise]
+        if codec.noise_width and codec.lowers and codec.space.grid is None:
+            draws = [_LatticeNoise(n, number, offsets) for number in range(offsets)]
+        elif codec.noise_width and codec.lowers:
+            draws = [self._noise(seed, f"dequantise {number}", n, start) for number in range(offsets)]
+        else:
+            draws = [self._noise(seed, "binarise", n, start)]
+        total = torch.zeros(n, dtype=torch.float64)
+        for number, draw in enumerate(draws):
+            x = codec.noise(rows.x, draw)
+            further = codec.batch_log_det(x)
+            noise = self._noise(seed, f"log_prob {number}", n, start)
+            with torch.inference_mode():
+                value = self._marginal(x, rows, noise, options).cpu()
+            total += value if further is None else value + further
+        return total / len(draws) + rows.log_det
+
+    def _marginal(self, x: Tensor, rows: Prepared, noise: Noise, options: dict[str, Any]) -> Tensor:
+        x, observed = x.to(self.device), _moved(rows.observed, self.device)
+        log_prob: Any = self.network.log_prob
+        if rows.y is not None or self.codec.condition is None:
+            return log_prob(x, observed, _moved(rows.y, self.device), noise, **options).double()
+        frequencies = self.codec.condition.frequencies
+        if frequencies is None:
+            raise InvalidOption("log_prob: this model was trained with a numeric y: pass y to get log p(x | y)")
+        terms = []
+        for label in np.flatnonzero(frequencies):
+            y = self.codec.encode_condition(np.full(len(rows), label)).to(self.device)
+            terms.append(log_prob(x, observed, y, noise, **options).double() + math.log(frequencies[label]))
+        return torch.logsumexp(torch.stack(terms), 0)
+
+    def score_samples(self, X: Any, y: Any = None, **options: Any) -> NDArray[Any]:
+        """(n,) scores, higher = more normal: `log_prob`."""
+        return self.log_prob(X, y, **options)
+
+    def anomaly_score(self, X: Any, y: Any = None, **options: Any) -> NDArray[Any]:
+        """(n,) scores, higher = more abnormal: `-log_prob`."""
+        return -self.log_prob(X, y, **options)
+
+    def bits_per_dim(self, X: Any, y: Any = None, **options: Any) -> NDArray[Any]:
+        """(n,) -log2 p(x) per column or pixel."""
+        cells = sum(math.prod(field.shape) for field in self.schema.data_fields)
+        return -self.log_prob(X, y, **options) / (math.log(2) * cells)
+
+    def encode(self, X: Any, y: Any = None) -> NDArray[Any]:
+        """(n, d) codes: responsibilities, hidden probabilities or latent means, as the family has them."""
+        self._require("encode")
+        return np.concatenate([codes.cpu().numpy() for _, codes, _ in self._codes(X, y)])
+
+    def decode(self, Z: Any, y: Any = None) -> Any:
+        """(n, d) codes -> examples in the form of the training data."""
+        self._require("decode")
+        codes = torch.as_tensor(np.asarray(Z), dtype=self.codec.space.torch_dtype)
+        width = int(getattr(self.network, "code_width", codes.shape[-1]))
+        if codes.ndim != 2 or codes.shape[1] != width or not torch.isfinite(codes).all():
+            raise InvalidOption(f"decode: codes must be finite, of shape (n, {width}); got {tuple(codes.shape)}")
+        condition, _ = self._condition_rows(y, len(codes), 0)
+        with torch.inference_mode():
+            x = self.network.decode(codes.to(self.device), _moved(condition, self.device))  # type: ignore[operator]
+        return self.schema.restore(self.codec.decode(x))
+
+    def reconstruct(self, X: Any, y: Any = None) -> Any:
+        """Each example encoded and decoded again."""
+        self._require("reconstruct")
+        tables = []
+        for _, codes, condition in self._codes(X, y):
+            with torch.inference_mode():
+                tables.append(self.codec.decode(self.network.decode(codes, condition)))  # type: ignore[operator]
+        return self.schema.restore(Table.concat(tables))
+
+    def interpolate(self, a: Any, b: Any, steps: int = 8, *, y: Any = None) -> Any:
+        """From each row of `a` to the same row of `b` through code space: n blocks of `steps` examples, ends included."""
+        self._require("interpolate")
+        _check_count(steps, "steps", least=2)
+        first = torch.cat([codes for _, codes, _ in self._codes(a, y)])
+        second = torch.cat([codes for _, codes, _ in self._codes(b, y)])
+        if first.shape != second.shape:
+            raise InvalidOption(f"interpolate: a has {len(first)} rows and b {len(second)}; give as many")
+        weights = torch.linspace(0, 1, steps, dtype=first.dtype, device=first.device)
+        with torch.inference_mode():
+            path = torch.stack([self.network.blend(first, second, t) for t in weights], 1).flatten(0, 1)  # type: ignore[operator]
+            condition, _ = self._condition_rows(y, len(first), 0)
+            if condition is not None:
+                condition = condition.to(self.device).repeat_interleave(steps, 0)
+            x = self.network.decode(path, condition)  # type: ignore[operator]
+        return self.schema.restore(self.codec.decode(x))
+
+    def impute(self, X: Any, y: Any = None, *, n_draws: int | None = None, seed: int = 0) -> Any:
+        """Fill missing cells (NaN, None, NaT, NA) given the observed ones, which come back untouched.
+
+        Without n_draws: one best guess per cell (conditional mean or mode). With it: a list of that many completions
+        drawn from the conditional distribution.
+        """
+        self._require("impute")
+        if n_draws is not None:
+            _check_count(n_draws, "n_draws")
+        results = [self._impute_once(X, y, None if n_draws is None else draw, seed) for draw in range(n_draws or 1)]
+        return results if n_draws is not None else results[0]
+
+    def _impute_once(self, X: Any, y: Any, draw: int | None, seed: int) -> Any:
+        tables = []
+        for start, raw in self._tables(X, y):
+            prepared = self._prepare(raw, y is not None, holes=True)
+            x = self.codec.noise(prepared.x, self._noise(seed, "impute noise", len(prepared), start))
+            observed = prepared.observed
+            if observed is not None:
+                noise = self._noise(seed, f"impute {draw}", len(prepared), start)
+                condition = _moved(prepared.y, self.device)
+                if condition is None:
+                    condition, _ = self._condition_rows(None, len(prepared), seed, start=start)
+                    condition = _moved(condition, self.device)
+                with torch.inference_mode():
+                    x = self.network.conditional(  # type: ignore[operator]
+                        x.to(self.device), observed.to(self.device), condition, noise, mean=draw is None
+                    )
+            tables.append(_fill(raw.select([f.name for f in self.schema.data_fields]), self.codec.decode(x), self.schema))
+        return self.schema.restore(Table.concat(tables))
+
+    def energy(self, X: Any) -> NDArray[Any]:
+        """(n,) E(x) with p(x) = exp(-E(x)) / Z: the free energy where hidden units are summed out."""
+        self._require("energy")
+        parts = []
+        for start, prepared in self._prepared(X, None):
+            x = self.codec.noise(prepared.x, self._noise(0, "binarise", len(prepared), start))
+            with torch.inference_mode():
+                parts.append(self.network.energy(x.to(self.device)).double().cpu())  # type: ignore[operator]
+        return torch.cat(parts).numpy()
+
+    # ------------------------------------------------------------------ inside
+
+    def _require(self, verb: str) -> None:
+        if verb in self.can:
+            return
+        reason = self._limits().get(verb)
+        have = ", ".join(sorted(self.can))
+        if reason:
+            raise Unsupported(f"this {self.family} can't {verb}: {reason}. It can: {have}")
+        raise Unsupported(
+            f"{self.family} can't {verb}; families that can: {catalog.who_can(verb)}. This model can: {have}"
+        )
+
+    def _check_options(self, verb: str, options: dict[str, Any]) -> None:
+        known = _keyword_options(getattr(self.network, verb))
+        for name in options:
+            if name not in known:
+                raise InvalidOption(
+                    f"{verb}: {name}: no such option of {self.family}{did_you_mean(name, known)} "
+                    f"Options: {', '.join(known) or 'none'}"
+                )
+
+    def _noise(self, seed: int, name: str, rows: int, start: int) -> RowNoise:
+        return RowNoise(
+            stream(seed, name), rows, start=start, device=self.device, dtype=self.codec.space.torch_dtype
+        )
+
+    def _condition_rows(self, y: Any, n: int, seed: int, *, start: int = 0) -> tuple[Tensor | None, Any]:
+        """y for n rows as the network wants it, and as the user would see it."""
+        if self.codec.condition is None:
+            if y is not None:
+                raise InvalidOption(
+                    f"y: this {self.family} was trained without y. Fit it with y, or leave y out here"
+                )
+            return None, None
+        if y is None:
+            values = self.codec.condition.draw(RowNoise(stream(seed, "y"), n, start=start))
+        else:
+            values = self.schema.read_y(y, n)
+        assert self.schema.condition is not None
+        return self.codec.encode_condition(values).to(self.device), self.schema.restore_y(values)
+
+    def _tables(self, X: Any, y: Any) -> Iterator[tuple[int, Table]]:
+        """Chunks of the data as tables, checked against the schema; with the condition column when y is given."""
+        if isinstance(X, Dataset):
+            self.schema.check_same(X.schema)
+            start = 0
+            for table in X.chunks(self.chunk):
+                yield start, table
+                start += table.n
+            return
+        table = self.schema.read(X, y)
+        if table.n == 0:
+            raise InvalidOption("X has no rows")
+        for start in range(0, table.n, self.chunk):
+            yield start, table.take(np.arange(start, min(start + self.chunk, table.n)))
+
+    def _prepared(self, X: Any, y: Any) -> Iterator[tuple[int, Prepared]]:
+        if y is not None and self.codec.condition is None:
+            raise InvalidOption(f"y: this {self.family} was trained without y. Leave y out")
+        for start, table in self._tables(X, y):
+            yield start, self._prepare(table, y is not None)
+
+    def _prepare(self, table: Table, with_y: bool, *, holes: bool = False) -> Prepared:
+        condition = self.schema.condition
+        if condition is not None and not with_y and condition.name in table.columns:
+            table = table.select([name for name in table.columns if name != condition.name])
+        return self.codec.prepare(table, holes=holes)
+
+    def _codes(self, X: Any, y: Any) -> Iterator[tuple[int, Tensor, Tensor | None]]:
+        if self.codec.condition is not None and y is None:
+            raise InvalidOption("y: this model was trained with y: pass y, which its encoder also reads")
+        for start, prepared in self._prepared(X, y):
+            x = self.codec.noise(prepared.x, self._noise(0, "binarise", len(prepared), start)).to(self.device)
+            condition = _moved(prepared.y, self.device)
+            with torch.inference_mode():
+                codes = self.network.encode(x, _moved(prepared.observed, self.device), condition)  # type: ignore[operator]
+            yield start, codes, condition
+
+    # ------------------------------------------------------------------ on disk and on screen
+
+    def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
+        """Write this model into a folder of its own. An existing model is replaced only with overwrite=True; a folder
+        that holds anything else, or a training run, is refused."""
+        root = Path(path)
+        if root.exists() and not root.is_dir():
+            raise CheckpointError(f"{root} is a file; choose another name for the model's folder")
+        current = serial.latest(root) if root.exists() else None
+        if root.exists() and current is None and any(root.iterdir()):
+            raise CheckpointError(f"{root} holds other files and no model; choose a new or empty folder")
+        if current is not None and (root / "config.json").exists():
+            raise CheckpointError(f"{root} is a training run, which saves itself; choose another folder for a copy")
+        if current is not None and not overwrite:
+            raise CheckpointError(f"{root} already holds a model; pass overwrite=True to replace it")
+        serial.make_folder(root)
+        serial.commit(root, 0, self.write, keep=1)
+        return root
+
+    def write(self, folder: Path) -> None:
+        """Write model.json and model.safetensors into an existing folder."""
+        document = {
+            "kind": "model",
+            "family": self.family,
+            "estimator": config.to_json(self.estimator),
+            "schema": self.schema.to_json(),
+            "codec": self.codec.to_json(),
+            "history": self.history,
+            "warnings": self.warnings,
+            "info": self.info,
+        }
+        serial.write(folder, "model", document, dict(self.network.state_dict()))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return dict(self.__dict__)
+
+    def summary(self) -> str:
+        """A few lines: what it is, on what it was trained, what it can."""
+        count = sum(p.numel() for p in self.network.parameters())
+        lines = [
+            f"{type(self.estimator).__name__} ({self.family}), {count:,} parameters",
+            f"data: {', '.join(f'{f.name} ({f.kind})' for f in self.schema.data_fields[:8])}",
+            f"can: {', '.join(sorted(self.can))}",
+        ]
+        if self.log_prob_kind:
+            lines.append(f"likelihood: {self.log_prob_kind}, {self.measure}")
+        if self.history:
+            last = self.history[-1]
+            shown = {k: v for k, v in last.items() if isinstance(v, float)}
+            lines.append(f"epoch {last['epoch']}: " + ", ".join(f"{k} {v:.4g}" for k, v in shown.items()))
+        lines += [f"warning: {text}" for text in self.warnings]
+        return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        return f"Model({self.estimator!r}, {len(self.history)} epochs)"
+
+    def _repr_html_(self) -> str:
+        from reverie.data.pictures import model_card
+
+        return model_card(self)
+
+
+def restore(estimator: Any, document: dict[str, Any], state: Any) -> Model:
+    """Rebuild a model from `Model.write`'s document and tensors, given its recipe (with the network filled in)."""
+    schema = Schema.from_json(document["schema"])
+    codec = codec_from_json(schema, document["codec"])
+    network = estimator.build(codec.space)
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as error:
+        raise CheckpointError(f"the saved weights do not fit the network: {error}") from None
+    return Model(
+        estimator,
+        schema,
+        codec,
+        network,
+        history=document["history"],
+        warnings=document["warnings"],
+        info=document["info"],
+    )
+
+
+def _moved(tensor: Tensor | None, device: torch.device) -> Tensor | None:
+    return None if tensor is None else tensor.to(device)
+
+
+def _keyword_options(method: Any) -> dict[str, Any]:
+    parameters = inspect.signature(method).parameters.values()
+    return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+
+
+def _check_count(n: Any, name: str, *, least: int = 1) -> None:
+    if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < least:
+        raise InvalidOption(f"{name}: expected a whole number of at least {least}, got {n!r}")
+
+
+def _check_seed(seed: Any) -> int:
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer):
+        raise InvalidOption(f"seed: expected a whole number, got {seed!r}")
+    return int(seed)
+
+
+def _fill(raw: Table, filled: Table, schema: Schema) -> Table:
+    """`raw` with its missing cells taken from `filled`."""
+    out = {}
+    for field in schema.data_fields:
+        values, other = raw.columns[field.name], filled.columns[field.name]
+        if values.dtype.kind == "f":
+            holes = np.isnan(values)
+        elif field.kind == "datetime":
+            holes = values == np.iinfo(np.int64).min
+        elif field.kind in ("category", "boolean"):
+            holes = values < 0
+        else:
+            holes = np.zeros(values.shape, bool)
+        out[field.name] = np.where(holes, other.astype(values.dtype), values)
+    return Table(out, raw.n)
