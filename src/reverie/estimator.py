@@ -29,7 +29,7 @@ from reverie.learning.progress import Progress
 from reverie.learning.run import Run, in_worker, pick_device, start_processes, stop_processes
 from reverie.learning.trainer import Hooks, Trainer
 from reverie.learning.training import Training
-from reverie.model import Model, restore
+from reverie.model import Model, check_same, restore
 from reverie.rng import generator, stream
 
 _FREE_TO_CHANGE = frozenset(
@@ -242,7 +242,7 @@ def _run_document(job: _Job, run: Run) -> dict[str, Any]:
         "family": job.estimator.family,
         "estimator": config.to_json(job.estimator),
         "training": config.to_json(job.training),
-        "data": {"source": job.data.source, "name": job.data.name, "hash": job.data.hash},
+        "data": {"source": job.getattr(data, "origin", None), "name": job.data.name, "hash": job.data.hash},
         "schema": job.data.schema.to_json(),
         "seed": job.seed,
         "world": run.world,
@@ -275,7 +275,7 @@ def _check_start(start: Model, estimator: Estimator, train: Dataset) -> None:
         raise InvalidOption(f"start: expected a Model, got {type(start).__name__}; load a saved one with reverie.load")
     if start.family != estimator.family:
         raise InvalidOption(f"start: a {start.family} model cannot be the start of a {estimator.family}")
-    start.schema.check_same(train.schema)
+    check_same(start.schema, train.schema)
     old, new = start.info.get("resolved"), config.to_json(estimator.resolve(start.codec.space))
     shapes = {k: v.shape for k, v in start.network.state_dict().items()}
     fresh = {k: v.shape for k, v in estimator.resolve(start.codec.space).build(start.codec.space).state_dict().items()}

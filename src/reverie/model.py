@@ -20,7 +20,7 @@ from reverie.data.codec import Codec, Prepared, codec_from_json
 from reverie.data.dataset import Dataset
 from reverie.data.schema import Schema
 from reverie.data.table import Table
-from reverie.errors import CheckpointError, InvalidOption, Unsupported, did_you_mean
+from reverie.errors import CheckpointError, InvalidOption, SchemaMismatch, Unsupported, did_you_mean
 from reverie.rng import Noise, RowNoise, stream
 
 NEEDS: dict[str, tuple[str, ...]] = {
@@ -359,12 +359,13 @@ class Model:
         else:
             values = self.schema.read_y(y, n)
         assert self.schema.condition is not None
-        return self.codec.encode_condition(values).to(self.device), self.schema.restore_y(values)
+        user_y = self.schema.restore_y(Table({self.schema.condition.name: values}, n))
+        return self.codec.encode_condition(values).to(self.device), user_y
 
     def _tables(self, X: Any, y: Any) -> Iterator[tuple[int, Table]]:
         """Chunks of the data as tables, checked against the schema; with the condition column when y is given."""
         if isinstance(X, Dataset):
-            self.schema.check_same(X.schema)
+            check_same(self.schema, X.schema)
             start = 0
             for table in X.chunks(self.chunk):
                 yield start, table
@@ -480,6 +481,24 @@ def restore(estimator: Any, document: dict[str, Any], state: Any) -> Model:
     )
 
 
+def check_same(trained: Schema, given: Schema) -> None:
+    """Refuse a dataset whose data fields differ from those a model was trained on, naming the first difference."""
+    theirs = {field.name: field for field in given.data_fields}
+    for field in trained.data_fields:
+        other = theirs.pop(field.name, None)
+        if other is None:
+            raise SchemaMismatch(
+                f"the model was trained on the column {field.name!r}, which these data do not have"
+                + did_you_mean(field.name, theirs)
+            )
+        for name in ("kind", "shape", "categories"):
+            before, now = getattr(field, name), getattr(other, name)
+            if before != now:
+                raise SchemaMismatch(f"column {field.name!r}: its {name} was {before} in training and is {now} here")
+    if theirs:
+        raise SchemaMismatch(f"these data have columns the model was not trained on: {', '.join(map(repr, theirs))}")
+
+
 def _moved(tensor: Tensor | None, device: torch.device) -> Tensor | None:
     return None if tensor is None else tensor.to(device)
 
@@ -505,13 +524,5 @@ def _fill(raw: Table, filled: Table, schema: Schema) -> Table:
     out = {}
     for field in schema.data_fields:
         values, other = raw.columns[field.name], filled.columns[field.name]
-        if values.dtype.kind == "f":
-            holes = np.isnan(values)
-        elif field.kind == "datetime":
-            holes = values == np.iinfo(np.int64).min
-        elif field.kind in ("category", "boolean"):
-            holes = values < 0
-        else:
-            holes = np.zeros(values.shape, bool)
-        out[field.name] = np.where(holes, other.astype(values.dtype), values)
+        out[field.name] = np.where(field.is_missing(values), other.astype(values.dtype), values)
     return Table(out, raw.n)

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from reverie.data.series import WHOLE
 from reverie.data.restoring import whole
 from reverie.data.schema import Field
+from reverie.data.series import WHOLE
 from reverie.data.table import Array
 from reverie.errors import DataError
 

@@ -297,6 +297,18 @@ class TableCodec(Codec):
             model.shape[0],
         )
 
+    def offsets(self) -> NDArray[np.float64]:
+        """Where the origin of model space lies in data units, per model column; for affine and gridded columns."""
+        out = []
+        for *_, step in self.steps:
+            if isinstance(step, col.Affine):
+                out.append(step.mean)
+            elif isinstance(step, col.Grid) and step.values is None:
+                out.append(step.low + step.step * step.mean)
+            else:
+                raise DataError("this table's columns are not all affine images of model space")
+        return np.array(out)
+
     def to_json(self) -> dict[str, Any]:
         return {
             "type": "table",
@@ -371,7 +383,7 @@ def _spread(values: NDArray[np.float64]) -> NDArray[np.float64]:
 def _continuous(values: NDArray[np.float64], wants: Wants) -> col.ColumnStep:
     if wants.numbers == "quantile" and np.unique(values).size > 2:
         return col.Quantile.fit(values)
-    sd = float(values.std())
+    sd = 1.0 if wants.numbers == "centre" else float(values.std())
     return col.Affine(float(values.mean()), sd if sd > 0 else 1.0)
 
 
@@ -385,7 +397,7 @@ def _grid(label: str, values: NDArray[np.float64], found: col.Profile, wants: Wa
             f"column {label!r} holds {span + 1:.0f} distinct steps, more than float32 can tell apart. If it is an "
             "identifier give it the role id; otherwise rescale it or declare it kinds={...: 'number'}"
         )
-    sd = float(k.std())
+    sd = 1 / step if wants.numbers == "centre" else float(k.std())
     mode = "native" if wants.discrete == "native" else "dequantise" if wants.discrete == "dequantise" else "round"
     bounds = (float(k.min()), float(k.max())) if mode == "round" or levels is not None else None
     return col.Grid(low, step, float(k.mean()), sd, mode, levels, bounds)

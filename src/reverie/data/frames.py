@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from reverie.data.series import column_field, column_values
 from reverie.data.labels import CONDITION_NAMES, as_condition, check_condition, condition_values, infer_condition
 from reverie.data.restoring import restore_column
 from reverie.data.schema import KINDS, ROLES, Field, Schema
+from reverie.data.series import column_field, column_values
 from reverie.data.table import NO_DATE, Array, Table, hint
 from reverie.errors import DataError, SchemaMismatch
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from reverie.data.series import category_codes, column_field, column_values, family
 from reverie.data.restoring import restore_column
 from reverie.data.schema import Field
+from reverie.data.series import category_codes, column_field, column_values, family
 from reverie.data.table import Array, hint
 from reverie.errors import DataError, SchemaMismatch
 
@@ -32,7 +32,7 @@ def infer_condition(y: Any, n: int, *, taken: Sequence[str], kind: str | None = 
     if form == "series" and isinstance(own, str) and own and own not in taken:
         name = own
     if np.ndim(values) == 0:
-        raise DataError(f"y is the single value {_short(y)}: give one label or number for each of the {n} rows")
+        raise DataError(f"y is the single value {y!r}: give one label or number for each of the {n} rows")
     if len(values) != n:
         raise DataError(f"y has {len(values)} rows and X has {n}: give one label or number per row")
     if isinstance(values, np.ndarray) and values.ndim > 1:
@@ -196,12 +196,12 @@ def _unknown_label(field: Field, values: Any) -> str | None:
         if plain not in known:
             shown = ", ".join(repr(item) for item in known[:20]) + (", ..." if len(known) > 20 else "")
             alike = next((item for item in known if str(item) == str(plain)), None)
-            hint = (
+            close = (
                 f", did you mean {alike!r} ({type(alike).__name__})?"
                 if alike is not None
                 else hint(str(plain), [str(item) for item in known])
             )
-            return f"y: no class {plain!r} in {field.name!r}{hint} Classes: {shown}"
+            return f"y: no class {plain!r} in {field.name!r}{close} Classes: {shown}"
     return None
 
 

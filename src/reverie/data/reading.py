@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from reverie.data.arrays import array_column, array_field, as_array, restore_array
-from reverie.data.labels import infer_condition
 from reverie.data.frames import column_options, infer_frame, read_frame, restore_frame
+from reverie.data.labels import infer_condition
 from reverie.data.lists import list_form, restore_list, sequence_column, sequence_field, stack, text_column
 from reverie.data.schema import Field, Schema
 from reverie.data.table import Array, Table

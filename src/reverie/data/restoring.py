@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from reverie.data.series import WHOLE
 from reverie.data.schema import Field
+from reverie.data.series import WHOLE
 from reverie.data.table import Array
 
 
@@ -39,15 +39,16 @@ def restore_column(field: Field, column: Array) -> Any:
     import pandas as pd
 
     missing = field.is_missing(column)
-    if field.kind == "category":
-        return pd.Series(_from_codes(field, column, missing))
     if field.kind == "datetime":
         return _dates(field, column)
-    if field.kind == "text":
-        return pd.Series(_cast_text(field, column, missing))
-    if field.kind == "boolean":
-        return pd.Series(_cast(field, column.astype(np.float64), missing))
-    return pd.Series(_cast(field, column, missing))
+    if field.kind == "category":
+        values = _from_codes(field, column, missing)
+    elif field.kind == "text":
+        values = _cast_text(field, column, missing)
+    else:
+        values = _cast(field, column.astype(np.float64) if field.kind == "boolean" else column, missing)
+    # The type is given, or pandas would turn objects that happen to be text into str.
+    return pd.Series(values, dtype=values.dtype)
 
 
 def _cast(field: Field, values: Array, missing: Array) -> Any:
@@ -56,9 +57,9 @@ def _cast(field: Field, values: Array, missing: Array) -> Any:
 
     dtype = to_dtype(field.dtype)
     filled = np.where(missing, 0, values)
-    if dtype == object:
-        kind = {"integer": lambda v: round(v), "boolean": lambda v: v >= 0.5}.get(field.kind, float)
-        return _objects([None if m else kind(float(v)) for v, m in zip(filled, missing)], field, missing)
+    if dtype == np.dtype(object):
+        plain = {"integer": np.rint(filled).astype(np.int64), "boolean": np.asarray(filled >= 0.5)}
+        return _objects(plain.get(field.kind, filled.astype(np.float64)).tolist(), field, missing)
     kind_code = getattr(dtype, "kind", "O")
     if kind_code == "b":
         filled = filled >= 0.5
@@ -118,13 +119,13 @@ def _cast_text(field: Field, values: Array, missing: Array) -> Any:
     import pandas as pd
 
     dtype = to_dtype(field.dtype)
-    if dtype == object:
+    if dtype == np.dtype(object):
         return _objects(list(values), field, missing)
     if isinstance(dtype, np.dtype) and dtype.kind in "iu":
         return np.array([int(value) for value in values], dtype=dtype)
     if isinstance(dtype, np.dtype) and dtype.kind == "b":
         return np.array([value == "True" for value in values], dtype=dtype)
-    text = pd.Series([None if m else v for v, m in zip(values, missing)], dtype=object)
+    text = pd.Series([None if m else v for v, m in zip(values, missing, strict=True)], dtype=object)
     if isinstance(dtype, pd.CategoricalDtype):
         return text.astype("category").array
     if getattr(dtype, "kind", "O") in "iuf":

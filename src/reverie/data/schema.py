@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from reverie.data.table import NO_DATE, Array, Table, hint
-from reverie.errors import DataError
+from reverie.errors import DataError, SchemaMismatch
 
 KINDS = ("number", "integer", "category", "boolean", "datetime", "image", "sequence", "text")
 ROLES = ("data", "condition", "target", "weight", "group", "time", "id", "ignore")
@@ -176,12 +176,38 @@ class Schema:
 
         return restore(self, table, fields)
 
-    def restore_y(self, table: Table) -> Any:
-        """The user's form of the condition column: Series, ndarray, tensor or list. None without a condition."""
+    def restore_y(self, values: Table | Array) -> Any:
+        """The user's form of a condition column (or of the table that holds it): Series, ndarray, tensor or list.
+
+        None when there is no condition, or the table lacks it.
+        """
         from reverie.data.labels import restore_condition
 
         field = self.condition
-        return None if field is None or field.name not in table else restore_condition(field, table[field.name])
+        if field is None or (isinstance(values, Table) and field.name not in values):
+            return None
+        return restore_condition(field, values[field.name] if isinstance(values, Table) else values)
+
+    def check_same(self, other: Schema) -> None:
+        """Are tables of `other` tables of this schema? Compares names, kinds, shapes, categories and ranges.
+
+        Types (float32 or float64) may differ, and so may fields that are neither data nor condition. Raises
+        `SchemaMismatch` naming the first difference.
+        """
+        theirs = {field.name: field for field in other.data_fields}
+        for field in self.data_fields:
+            if field.name not in theirs:
+                raise SchemaMismatch(
+                    f"the dataset has no column {field.name!r}{hint(field.name, theirs)} "
+                    f"Its columns: {', '.join(theirs)}"
+                )
+            _check_same_field(field, theirs[field.name])
+        known = [field.name for field in self.data_fields]
+        extra = [name for name in theirs if name not in known]
+        if extra:
+            raise SchemaMismatch(f"the dataset has a column {extra[0]!r} that is not known{hint(extra[0], known)}")
+        if self.condition is not None and other.condition is not None:
+            _check_same_field(self.condition, other.condition)
 
     def read_y(self, y: Any, n: int) -> Array:
         """The condition column for `n` rows, from one label (or number, or vector) or from `n` of them.
@@ -211,3 +237,18 @@ class Schema:
         )
         more = f", ... {len(self.fields) - 8} more" if len(self.fields) > 8 else ""
         return f"Schema({self.container}; {inside}{more})"
+
+
+def _check_same_field(mine: Field, other: Field) -> None:
+    for what in ("name", "kind", "shape", "categories", "low", "high"):
+        a, b = getattr(mine, what), getattr(other, what)
+        if a != b:
+            raise SchemaMismatch(
+                f"column {mine.name!r} has {what} {_brief(a)} in the schema and {_brief(b)} in the dataset: give the raw "
+                "data (dataset.X) instead, which is then read by the known schema"
+            )
+
+
+def _brief(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

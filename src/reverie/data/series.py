@@ -137,7 +137,7 @@ def column_field(label: Any, series: Any, *, role: str = "data", kind: str | Non
         raise DataError(f'column {name!r} has no value in any row: drop it or give roles={{"{name}": "ignore"}}')
     marker = _marker(series, missing) if series.dtype == object else None
     nullable = bool(missing.any())
-    base = {"dtype": dtype_text(series.dtype), "nullable": nullable, "missing": marker, "label": number}
+    base: dict[str, Any] = {"dtype": dtype_text(series.dtype), "nullable": nullable, "missing": marker, "label": number}
     if kind is None and role in ("id", "group"):
         return Field(name, "text", role, **base)
     chosen = kind or NATURAL[cells]
@@ -164,7 +164,10 @@ def _category_field(name: str, series: Any, role: str, base: dict[str, Any]) -> 
     if isinstance(series.dtype, pd.CategoricalDtype):
         raw = list(series.dtype.categories)
         categories = tuple(scalar(value, name) for value in raw)
-        extra = {"ordered": bool(series.dtype.ordered), "categories_dtype": dtype_text(series.dtype.categories.dtype)}
+        extra: dict[str, Any] = {
+            "ordered": bool(series.dtype.ordered),
+            "categories_dtype": dtype_text(series.dtype.categories.dtype),
+        }
     else:
         categories = tuple(sorted({scalar(value, name) for value in pd.unique(series.dropna())}))
         extra = {}
@@ -238,7 +241,7 @@ def category_codes(field: Field, series: Any, error: type[DataError], *, what: s
             row = int(np.argmax(codes == position))
             raise error(f"{where}: {_short(key)} (row {row}) is not a known value{_known(field, key)}")
         table[position] = lookup[key]
-    return table[codes]
+    return np.asarray(table[codes])
 
 
 def _known(field: Field, key: Scalar) -> str:
@@ -294,14 +297,16 @@ def _floats(series: Any, name: str, cells: str, error: type[DataError]) -> Array
     if cells == "int":
         present = series.dropna()
         if len(present) and max(int(present.max()), -int(present.min())) > WHOLE:
-            row = int(np.argmax([abs(int(v)) > WHOLE if ok else False for v, ok in zip(series, series.notna())]))
+            row = int(
+                np.argmax([abs(int(v)) > WHOLE if ok else False for v, ok in zip(series, series.notna(), strict=True)])
+            )
             raise error(
                 f"column {name!r}, row {row}: {series.iloc[row]} is beyond 2**53, where floats skip whole numbers: "
                 f'scale it, or give roles={{"{name}": "id"}} if it names rows'
             )
     if series.dtype == object:
         missing = series.isna().to_numpy(dtype=bool)
-        values = np.array([np.nan if m else float(v) for v, m in zip(series, missing)], dtype=np.float64)
+        values = np.array([np.nan if m else float(v) for v, m in zip(series, missing, strict=True)], dtype=np.float64)
     else:
         values = np.asarray(series.to_numpy(dtype="float64", na_value=np.nan))
     if np.isinf(values).any():

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-Numbers = Literal["standardise", "quantile"]
+Numbers = Literal["standardise", "quantile", "centre"]
 Discrete = Literal["native", "dequantise", "round", "binary", "refuse"]
 Images = Literal["native", "dequantise", "logit", "symmetric", "binary", "threshold", "refuse"]
 

@@ -66,14 +66,12 @@ class Table:
 
     def take(self, index: Array | Sequence[int] | slice) -> Table:
         """The rows of that index, in its order (a slice gives views, an index array copies)."""
-        rows = index if isinstance(index, slice) else np.asarray(index)
-        if isinstance(rows, np.ndarray) and rows.size == 0:
-            rows = rows.astype(np.int64)
-        columns = {name: column[rows] for name, column in self.columns.items()}
-        n = len(range(*rows.indices(self.n))) if isinstance(rows, slice) else None
-        if n is None and not columns:
-            n = len(rows)
-        return Table(columns, n)
+        if isinstance(index, slice):
+            n = len(range(*index.indices(self.n)))
+            return Table({name: column[index] for name, column in self.columns.items()}, n)
+        rows = np.asarray(index) if len(index) else np.empty(0, np.int64)
+        n = int(rows.sum()) if rows.dtype == bool else len(rows)
+        return Table({name: column[rows] for name, column in self.columns.items()}, n)
 
     def select(self, names: Iterable[str]) -> Table:
         """These columns only, in this order."""

@@ -153,13 +153,13 @@ class PixelSpace(FeatureSpace):
         seen = ~np.isnan(x)
         total = np.where(seen, x, 0).sum(axis=0, dtype=np.float64)
         self._mean = total / np.maximum(seen.sum(axis=0), 1)
-        x = self._centred(x)
-        n, d = x.shape
+        wide = self._centred(x)
+        n, d = wide.shape
         if d <= n:
-            values, vectors = np.linalg.eigh(x.T @ x)
+            values, vectors = np.linalg.eigh(wide.T @ wide)
         else:
-            values, left = np.linalg.eigh(x @ x.T)
-            vectors = x.T @ left / np.sqrt(np.maximum(values, 1e-300))
+            values, left = np.linalg.eigh(wide @ wide.T)
+            vectors = wide.T @ left / np.sqrt(np.maximum(values, 1e-300))
         keep = min(components, int((values > 1e-10 * max(values[-1], 1e-300)).sum()), max(n // 4, 1))
         keep = max(keep, 1)
         axes, variance = vectors[:, ::-1][:, :keep], values[::-1][:keep] / max(n - 1, 1)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from reverie.errors import ReverieError, Unsupported
+from reverie.errors import ReverieError
 from reverie.evaluation.rows import Row, number
 from reverie.metrics import mean_error
 from reverie.metrics.arrays import FloatArray
@@ -77,17 +77,12 @@ def likelihood(model: Judged, test: Real, train: Real | None, limit: int) -> Lik
 
 def _log_prob(model: Judged, real: Real) -> tuple[FloatArray, bool]:
     """Nats per row `(n,)`, and whether they are given y."""
-    if real.labelled:
-        try:
-            return np.asarray(model.log_prob(real.X, y=real.y), dtype=np.float64).reshape(-1), True
-        except Unsupported:
-            pass
+    if real.labelled and model.schema.condition is not None:
+        return np.asarray(model.log_prob(real.X, y=real.y), dtype=np.float64).reshape(-1), True
     return np.asarray(model.log_prob(real.X), dtype=np.float64).reshape(-1), False
 
 
-def _level_rows(
-    nats: FloatArray, test: Real, of: str, seconds: float, about: str, common: dict[str, Any]
-) -> list[Row]:
+def _level_rows(nats: FloatArray, test: Real, of: str, seconds: float, about: str, common: dict[str, Any]) -> list[Row]:
     mean = mean_error(nats)
     impossible = int((~np.isfinite(nats)).sum())
     note = f"nats per example{about}"

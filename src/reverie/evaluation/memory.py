@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from reverie.evaluation.features import row_bytes
 from reverie.evaluation.rows import Row
+from reverie.evaluation.sources import Real
 from reverie.evaluation.yardstick import View, Yardstick
 from reverie.metrics import (
     Pairs,
@@ -21,8 +23,12 @@ from reverie.metrics import (
     verdict,
     wilson,
 )
+from reverie.metrics.arrays import FloatArray
 
-SHARE_CLEAR, P_CLEAR, P_HINT = 0.55, 1e-3, 0.05
+if TYPE_CHECKING:
+    from reverie.data.table import Table
+
+SHARE_CLEAR, P_CLEAR, P_HINT = 0.55, 1e-3, 0.01
 _MOST_ROWS = 3000
 
 
@@ -35,7 +41,7 @@ class Memory:
     pairs: Pairs | None
 
 
-def memory(yardstick: Yardstick, tables: list[object], views: list[View], permutations: int = 1000) -> Memory:
+def memory(yardstick: Yardstick, tables: list[Table], views: list[View], permutations: int = 1000) -> Memory:
     """Memorisation rows of the generated `tables` (first ones up to 3000 rows), in the first feature space.
 
     Needs the yardstick's training rows; without them a note says that nothing is known about copying.
@@ -52,15 +58,16 @@ def memory(yardstick: Yardstick, tables: list[object], views: list[View], permut
     train_features, test_features = space.encode(train.table), space.encode(test.table)
     rows = [_nearer_row(yardstick, generated, train_features, test_features, space.name, permutations)]
     rows.append(_distance_row(generated, train_features, test_features, space.name))
-    made = Table.concat([table for table in tables if isinstance(table, Table)]).take(slice(0, _MOST_ROWS))
-    rows.append(_duplicate_row(yardstick, made))
+    rows.append(_duplicate_row(yardstick, train, Table.concat(tables).take(slice(0, _MOST_ROWS))))
     notes = []
     if train.n < train.total:
         notes.append(f"Copies were looked for among {train.n:,} of {train.total:,} training rows.")
     return Memory(rows, notes, closest_pairs(generated, train_features, 16))
 
 
-def _nearer_row(yardstick: Yardstick, generated, train, test, features: str, permutations: int) -> Row:  # type: ignore[no-untyped-def]
+def _nearer_row(
+    yardstick: Yardstick, generated: FloatArray, train: FloatArray, test: FloatArray, features: str, permutations: int
+) -> Row:
     start = time.perf_counter()
     size = min(len(train), len(test))
     rng = np.random.default_rng([yardstick.seed, 17])
@@ -93,7 +100,7 @@ def _nearer_row(yardstick: Yardstick, generated, train, test, features: str, per
     )
 
 
-def _distance_row(generated, train, test, features: str) -> Row:  # type: ignore[no-untyped-def]
+def _distance_row(generated: FloatArray, train: FloatArray, test: FloatArray, features: str) -> Row:
     start = time.perf_counter()
     value = median_error(nearest(generated, train)[0][:, 0])
     floor = median_error(nearest(test, train)[0][:, 0])
@@ -101,7 +108,7 @@ def _distance_row(generated, train, test, features: str) -> Row:  # type: ignore
     words = verdict(value.value, floor.value, math.hypot(floor.standard_error, value.standard_error), "up", n)
     if "%" in words:
         words = f"closer to train: {words.replace('floor', 'test distance')}"
-    elif "typical" in words:
+    elif words.startswith("above"):
         words = "farther than test rows are"
     return Row(
         name="distance to nearest train row",
@@ -120,15 +127,11 @@ def _distance_row(generated, train, test, features: str) -> Row:  # type: ignore
     )
 
 
-def _duplicate_row(yardstick: Yardstick, made: object) -> Row:
-    from reverie.data.table import Table
-
-    assert isinstance(made, Table)
-    assert yardstick.train is not None
+def _duplicate_row(yardstick: Yardstick, train: Real, made: Table) -> Row:
     start = time.perf_counter()
-    train = row_bytes(yardstick.schema, yardstick.train.table)
-    share = duplicate_rate(row_bytes(yardstick.schema, made), train)
-    floor = duplicate_rate(row_bytes(yardstick.schema, yardstick.test.table), train)
+    known = row_bytes(yardstick.schema, train.table)
+    share = duplicate_rate(row_bytes(yardstick.schema, made), known)
+    floor = duplicate_rate(row_bytes(yardstick.schema, yardstick.test.table), known)
     low, high = wilson(round(share * made.n), made.n)
     floor_high = wilson(round(floor * yardstick.test.n), yardstick.test.n)[1]
     if share == 0:

@@ -114,7 +114,7 @@ def number(value: float | None, spread: float | None = None) -> str:
         return "–"
     if math.isinf(value):
         return "∞" if value > 0 else "−∞"
-    if value == 0 and not spread:
+    if value == 0:
         return "0"
     size = abs(spread) if spread and math.isfinite(spread) and spread > 0 else abs(value) / 100
     decimals = 1 - math.floor(math.log10(size)) if size > 0 else 3
@@ -149,9 +149,12 @@ def floor_text(row: Row) -> str:
 
 
 def _precision(row: Row) -> float | None:
-    """The smallest spread that is worth printing: of the floor, or a hundredth of the value if that is coarser."""
+    """The smallest spread that is worth printing: of the floor, or a hundredth of the value if that is coarser; else
+    the width of the range."""
     if row.floor_sd and math.isfinite(row.floor_sd) and math.isfinite(row.value):
         return max(row.floor_sd, abs(row.value) / 100)
+    if row.low is not None and row.high is not None and row.high > row.low:
+        return row.high - row.low
     return None
 
 

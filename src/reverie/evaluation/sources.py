@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,12 +17,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Real:
-    """Rows of a dataset under the model's schema. `total` rows were there; `table` holds a random part of them."""
+    """Rows of a dataset under the model's schema. `total` rows were there; `table` holds a random part of them.
+
+    `labels` are class codes into `classes` (-1 = none) when the data have class labels, even if the model was trained
+    without them.
+    """
 
     name: str
     schema: Schema
     table: Table
     total: int
+    labels: IntArray | None = None
+    classes: tuple[Any, ...] = ()
 
     @property
     def n(self) -> int:
@@ -31,12 +36,13 @@ class Real:
 
     @property
     def labelled(self) -> bool:
-        """Is the condition known for these rows."""
+        """Is the condition of the model known for these rows."""
         condition = self.schema.condition
         return condition is not None and condition.name in self.table
 
     def take(self, index: IntArray | slice) -> Real:
-        return Real(self.name, self.schema, self.table.take(index), self.total)
+        labels = None if self.labels is None else self.labels[index]
+        return Real(self.name, self.schema, self.table.take(index), self.total, labels, self.classes)
 
     @property
     def X(self) -> Any:
@@ -46,7 +52,7 @@ class Real:
     @property
     def y(self) -> Any:
         """The condition in the user's form, or None."""
-        return self.schema.restore_y(self.table) if self.labelled else None
+        return self.schema.restore_y(self.table)
 
 
 def read_real(data: Any, schema: Schema, limit: int, seed: int, what: str) -> Real:
@@ -57,31 +63,47 @@ def read_real(data: Any, schema: Schema, limit: int, seed: int, what: str) -> Re
     y = None
     if isinstance(data, tuple) and len(data) == 2:
         data, y = data
-    if isinstance(data, str | Path) or (not hasattr(data, "schema") and not _in_memory(data)):
+    if not _is_dataset(data) and (y is not None or not _in_memory(data)):
         from reverie.data.dataset import as_dataset
 
-        data, y = as_dataset(data, y), None
-    if hasattr(data, "schema") and hasattr(data, "take") and hasattr(data.schema, "data_fields"):
-        total = len(data)
-        rows = _subset(total, limit, seed, what)
-        table = data.take(rows)
-        if data.schema != schema:
-            table = schema.read(data.schema.restore(table), _condition(data.schema, table, schema))
-        return Real(str(getattr(data, "name", "") or ""), schema, table, total)
-    table = schema.read(data, y)
-    rows = _subset(table.n, limit, seed, what)
-    return Real("", schema, table.take(rows) if len(rows) < table.n else table, table.n)
+        data = as_dataset(data, y)
+    if not _is_dataset(data):
+        table = schema.read(data)
+        total = table.n
+        table = table.take(_subset(total, limit, seed, what))
+        return Real("", schema, table, total, *_labels(schema, table))
+    source, total = data.schema, len(data)
+    table = data.take(_subset(total, limit, seed, what))
+    labels, classes = _labels(source, table)
+    if source != schema:
+        y = source.restore_y(table) if schema.condition is not None else None
+        table = schema.read(source.restore(table), y)
+    return Real(str(getattr(data, "name", "") or ""), schema, table, total, labels, classes)
+
+
+def codes_in(labels: IntArray, classes: tuple[Any, ...], target: tuple[Any, ...]) -> IntArray:
+    """Class codes into `classes` as codes into `target`, by value; -1 for classes that are not there."""
+    place = {value: code for code, value in enumerate(target)}
+    lookup = np.array([place.get(value, -1) for value in classes] + [-1], dtype=np.int64)
+    return lookup[labels]
+
+
+def _labels(schema: Schema, table: Table) -> tuple[IntArray | None, tuple[Any, ...]]:
+    """Class codes and class names of the condition, if it has classes."""
+    field = schema.condition
+    if field is None or field.kind not in ("category", "boolean") or field.name not in table or field.shape:
+        return None, ()
+    classes = tuple(field.categories or ()) if field.kind == "category" else (False, True)
+    return table[field.name].astype(np.int64), classes
+
+
+def _is_dataset(data: Any) -> bool:
+    return hasattr(data, "take") and hasattr(getattr(data, "schema", None), "data_fields")
 
 
 def _in_memory(data: Any) -> bool:
     """Arrays, tensors, data frames and lists are read by the model's schema at once, without inferring another."""
     return isinstance(data, list | np.ndarray) or hasattr(data, "columns") or hasattr(data, "detach")
-
-
-def _condition(source: Schema, table: Table, schema: Schema) -> Any:
-    if schema.condition is None or source.condition is None or source.condition.name not in table:
-        return None
-    return source.restore_y(table)
 
 
 def _subset(total: int, limit: int, seed: int, what: str) -> IntArray:

@@ -14,9 +14,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from reverie.errors import DataError, InvalidOption, did_you_mean
-from reverie.evaluation.features import ClassifierSpace, FeatureSpace, PixelSpace, TableSpace, image_fields, scalar_columns
+from reverie.evaluation.features import (
+    ClassifierSpace,
+    FeatureSpace,
+    PixelSpace,
+    TableSpace,
+    image_fields,
+    scalar_columns,
+)
 from reverie.evaluation.rows import Row, sample_row
-from reverie.evaluation.sources import Real, read_real
+from reverie.evaluation.sources import Real, codes_in, read_real
 from reverie.metrics import (
     Column,
     Floor,
@@ -31,6 +38,7 @@ from reverie.metrics import (
     neighbourhood,
     real_floor,
     sliced_wasserstein,
+    total_variation,
 )
 from reverie.metrics.arrays import FloatArray, IntArray
 from reverie.metrics.floors import Direction
@@ -119,7 +127,9 @@ class Yardstick:
                 "so give 16 test rows, or train= as well"
             )
         if wanted is not None and wanted > n:
-            self.notes.append(f"n={wanted} was asked for; the real rows allow {n} (a floor needs two sets of real rows).")
+            self.notes.append(
+                f"n={wanted} was asked for; the real rows allow {n} (a floor needs two sets of real rows)."
+            )
         return pool, n
 
     def _make_spaces(self) -> list[FeatureSpace]:
@@ -138,23 +148,25 @@ class Yardstick:
 
     def _make_classifier(self) -> ClassifierSpace | None:
         """The domain classifier, if the training rows have class labels of at least two classes."""
-        condition = self.schema.condition
-        if condition is None or condition.kind not in ("category", "boolean"):
+        if self.train is None or self.train.labels is None:
+            if self.test.labels is not None:
+                self.notes.append("No domain-classifier features: they need train= with its labels.")
             return None
-        if self.train is None or not self.train.labelled:
-            self.notes.append("No domain-classifier features: they need train= with its labels.")
-            return None
-        labels = self.train.table[condition.name].astype(np.int64)
+        known = np.flatnonzero(self.train.labels >= 0)
+        labels = self.train.labels[known]
         if len(np.unique(labels)) < 2:
             return None
-        space = ClassifierSpace(self.schema, self.train.table, labels, self.seed)
-        if self.test.labelled:
-            right = float((space.classify(self.test.table) == self.test.table[condition.name]).mean())
+        space = ClassifierSpace(self.schema, self.train.table.take(known), labels, self.seed)
+        self.classes = self.train.classes
+        if self.test.labels is not None:
+            truth = codes_in(self.test.labels, self.test.classes, self.classes)
+            right = float((space.classify(self.test.table) == truth)[truth >= 0].mean())
             self.classifier_accuracy = right
-            space.note += f", {right:.1%} right on {self.test.n} test rows"
+            space.note += f", {right:.1%} right on {int((truth >= 0).sum())} test rows"
         return space
 
     classifier_accuracy: float | None = None
+    classes: tuple[Any, ...] = ()
 
     def view(self, table: Table) -> View:
         """Features, columns and predicted classes of a table."""
@@ -181,30 +193,26 @@ class Yardstick:
         """Every sample figure of `other` against `real`, by row name, in the order of the report."""
         out: dict[str, float] = {}
 
-        def timed(call: Callable[[], dict[str, float]]) -> None:
+        def add(measure: Callable[..., dict[str, float]], *arguments: Any) -> None:
             start = time.perf_counter()
-            found = call()
+            found = measure(*arguments)
             spent = (time.perf_counter() - start) / max(len(found), 1)
-            for name, value in found.items():
-                out[name] = value
+            out.update(found)
+            for name in found:
                 self.seconds[name] = self.seconds.get(name, 0.0) + spent
 
         for space in self.spaces:
-            x, y, name = real.features[space.name], other.features[space.name], space.name
-            if name == TableSpace.name:
-                timed(lambda: {f"sliced w2[{name}]": sliced_wasserstein(x, y, projections=128, seed=self.seed)})
-            else:
-                timed(lambda: {f"fd[{name}]": frechet_distance(x, y)})
-            timed(lambda: {f"kid[{name}]": kid(x, y).value})
-            timed(lambda: _coverage(x, y, name, all_four=name != TableSpace.name))
-        if real.classes is not None and other.classes is not None and self.schema.condition is not None:
-            a = Column(_CLASS_BALANCE, real.classes, len(self.schema.condition.categories or (0, 1)))
-            b = Column(_CLASS_BALANCE, other.classes, a.levels)
-            timed(lambda: {_CLASS_BALANCE: marginal_distance(a, b)})
+            x, y = real.features[space.name], other.features[space.name]
+            table = space.name == TableSpace.name
+            add(_sliced if table else _frechet, x, y, space.name, self.seed)
+            add(_kid, x, y, space.name)
+            add(_coverage, x, y, space.name, not table)
+        if real.classes is not None and other.classes is not None:
+            add(_balance, real.classes, other.classes, len(self.classes))
         if self.modes is not None:
-            timed(lambda: self._modes(other))
+            add(self._modes, other)
         if real.columns:
-            timed(lambda: self._marginals(real, other))
+            add(self._marginals, real, other)
         return out
 
     def _modes(self, other: View) -> dict[str, float]:
@@ -239,7 +247,8 @@ class Yardstick:
         references = [self.view_of_pool.take(self.reference(i)) for i in range(len(generated))]
         found = [self.statistics(ref, made) for ref, made in zip(references, generated, strict=True)]
         column_rows = {_column_row(column) for column in self.view_of_pool.columns}
-        rows, columns = [], []
+        rows: list[Row] = []
+        columns: list[Row] = []
         for name in found[0]:
             space = name.split("[")[-1].rstrip("]") if name.endswith("]") and name not in column_rows else ""
             stem = name.split("[")[0]
@@ -289,7 +298,23 @@ class Yardstick:
         }.get(stem, "")
 
 
-def _coverage(x: FloatArray, y: FloatArray, space: str, *, all_four: bool) -> dict[str, float]:
+def _sliced(x: FloatArray, y: FloatArray, space: str, seed: int) -> dict[str, float]:
+    return {f"sliced w2[{space}]": sliced_wasserstein(x, y, projections=128, seed=seed)}
+
+
+def _frechet(x: FloatArray, y: FloatArray, space: str, seed: int) -> dict[str, float]:
+    return {f"fd[{space}]": frechet_distance(x, y)}
+
+
+def _kid(x: FloatArray, y: FloatArray, space: str) -> dict[str, float]:
+    return {f"kid[{space}]": kid(x, y).value}
+
+
+def _balance(real: IntArray, other: IntArray, classes: int) -> dict[str, float]:
+    return {_CLASS_BALANCE: total_variation(real, other, classes)}
+
+
+def _coverage(x: FloatArray, y: FloatArray, space: str, all_four: bool) -> dict[str, float]:
     if min(len(x), len(y)) <= NEIGHBOURS:
         return {}
     found = neighbourhood(x, y, NEIGHBOURS)

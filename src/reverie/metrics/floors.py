@@ -80,7 +80,7 @@ def verdict(value: float, floor: float, floor_sd: float, direction: Direction, n
         return "n too small to rank"
     z = z_score(value, floor, floor_sd, direction)
     if z < -3.0:
-        return "closer than real data: check for copies" if direction == "down" else "above real data: too typical"
+        return "closer than real data: check for copies" if direction == "down" else "above real data"
     if z < 2.0:
         return "indistinguishable at this n"
     if floor > 2.0 * floor_sd:

@@ -181,7 +181,7 @@ def test_floor():
         (0.9, 0.8, 0.1, "up", 500, "indistinguishable at this n"),
         (0.5, 0.0, 0.1, "down", 500, "5 sd above the floor"),
         (0.1, 1.0, 0.1, "down", 500, "closer than real data: check for copies"),
-        (1.5, 0.8, 0.1, "up", 500, "above real data: too typical"),
+        (1.5, 0.8, 0.1, "up", 500, "above real data"),
         (3.0, 1.0, 0.1, "down", 20, "n too small to rank"),
         (math.nan, 1.0, 0.1, "down", 500, "no verdict"),
     ],
