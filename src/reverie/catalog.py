@@ -26,6 +26,8 @@ class Family:
     conditions: tuple[str, ...] = ()
     functions: tuple[str, ...] = ()
     likelihood: str = "none"
+    holes: bool = False
+    """It learns from rows with missing cells."""
 
     @property
     def module(self) -> str:
@@ -46,6 +48,7 @@ _BUILT_IN = (
         kinds=("number", "integer", "datetime", "image"),
         functions=("mixture.with_parameters", "mixture.parameters"),
         likelihood="exact",
+        holes=True,
     ),
     Family(
         name="rbm",
@@ -66,6 +69,7 @@ _BUILT_IN = (
         kinds=("number", "integer", "category", "boolean", "datetime", "image"),
         conditions=("labels", "vector"),
         likelihood="lower bound",
+        holes=True,
     ),
     Family(
         name="gan",
@@ -75,6 +79,7 @@ _BUILT_IN = (
         can=("sample", "decode"),
         kinds=("number", "integer", "category", "boolean", "datetime", "image"),
         conditions=("labels", "vector"),
+        holes=True,
     ),
 )
 
@@ -110,13 +115,23 @@ def who_can(verb: str) -> str:
     return ", ".join(name for name, row in families().items() if verb in row.can) or "none in this version"
 
 
-def who_takes(kinds: set[str] | frozenset[str], *, condition: str | None = None, verb: str | None = None) -> str:
-    """The families that learn from all these field kinds (and take such a condition), as text for an error message."""
+def who_takes(
+    kinds: set[str] | frozenset[str],
+    *,
+    condition: str | None = None,
+    verb: str | None = None,
+    holes: bool = False,
+    but: str | None = None,
+) -> str:
+    """The families that learn from all these field kinds (and take such a condition, have the verb, take missing cells),
+    as text for an error message; `but` is the family that has just refused."""
     fit = [
         name
         for name, row in families().items()
         if kinds <= set(row.kinds)
         and (condition is None or condition in row.conditions)
         and (verb is None or verb in row.can)
+        and (row.holes or not holes)
+        and name != but
     ]
     return ", ".join(fit) or "none in this version"

@@ -21,7 +21,7 @@ from reverie.errors import InvalidOption, did_you_mean
 
 T = TypeVar("T")
 
-_CONFIG = ConfigDict(extra="forbid", use_attribute_docstrings=True, arbitrary_types_allowed=True)
+_CONFIG = ConfigDict(extra="forbid", use_attribute_docstrings=True, arbitrary_types_allowed=True, allow_inf_nan=False)
 
 
 @dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(Field, dataclasses.field))
@@ -133,9 +133,19 @@ def _clean(title: str, name: str, value: Any, hint: Any) -> Any:
     if any(typing.get_origin(m) is tuple for m in members):
         if isinstance(value, int | float) and not isinstance(value, bool) and not wants_number:
             value = (value,)
-        if isinstance(value, tuple | list) and any(isinstance(item, bool) for item in value):
-            raise InvalidOption(f"{title}: {name}: expected numbers, got {_short(value)}")
+        if type(value).__module__ == "numpy":
+            value = value.tolist()
+        if isinstance(value, tuple | list) and _holds_numbers(members):
+            value = tuple(item.item() if type(item).__module__ == "numpy" else item for item in value)
+            if any(isinstance(item, bool | str) for item in value):
+                raise InvalidOption(f"{title}: {name}: expected numbers, got {_short(value)}")
     return value
+
+
+def _holds_numbers(members: list[Any]) -> bool:
+    """Whether a tuple among these types holds numbers."""
+    items = [item for m in members if typing.get_origin(m) is tuple for arg in typing.get_args(m) for item in _members(arg)]
+    return bool({int, float} & {item for item in items if isinstance(item, type)})
 
 
 def _members(hint: Any) -> list[Any]:

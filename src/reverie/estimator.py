@@ -26,7 +26,7 @@ from reverie.learning import launch
 from reverie.learning.folder import RunFolder, read_config
 from reverie.learning.phases import Phase, Position, State
 from reverie.learning.progress import Progress
-from reverie.learning.run import Run, in_worker, pick_device, start_processes, stop_processes
+from reverie.learning.run import Run, group_is_open, in_worker, pick_device, start_processes, stop_processes
 from reverie.learning.trainer import Hooks, Trainer
 from reverie.learning.training import Training
 from reverie.model import Model, check_same, restore
@@ -152,7 +152,7 @@ def prepare(job: _Job, run: Run) -> tuple[Trainer, Model, Codec]:
 def _fit(job: _Job) -> Model:
     """One process's part of a fit."""
     training = job.training
-    grouped = in_worker()
+    joined = group_is_open()
     rank, world = start_processes(training.device)
     try:
         run = Run(
@@ -164,7 +164,7 @@ def _fit(job: _Job) -> Model:
             torch.manual_seed(stream(job.seed, "torch", rank))
             return _train(job, run)
     finally:
-        if grouped:
+        if not joined:
             stop_processes()
 
 
@@ -242,7 +242,7 @@ def _run_document(job: _Job, run: Run) -> dict[str, Any]:
         "family": job.estimator.family,
         "estimator": config.to_json(job.estimator),
         "training": config.to_json(job.training),
-        "data": {"source": job.getattr(data, "origin", None), "name": job.data.name, "hash": job.data.hash},
+        "data": {"source": getattr(job.data, "origin", None), "name": job.data.name, "hash": job.data.hash},
         "schema": job.data.schema.to_json(),
         "seed": job.seed,
         "world": run.world,

@@ -181,6 +181,7 @@ class Model:
         """
         self._require("log_prob")
         _check_count(dequantisation, "dequantisation")
+        seed = _check_seed(seed)
         self._check_options("log_prob", options)
         parts = []
         for start, prepared in self._prepared(X, y):
@@ -202,24 +203,27 @@ class Model:
         for number, draw in enumerate(draws):
             x = codec.noise(rows.x, draw)
             further = codec.batch_log_det(x)
-            noise = self._noise(seed, f"log_prob {number}", n, start)
             with torch.inference_mode():
-                value = self._marginal(x, rows, noise, options).cpu()
+                value = self._marginal(x, rows, (seed, f"log_prob {number}", n, start), options).cpu()
             total += value if further is None else value + further
         return total / len(draws) + rows.log_det
 
-    def _marginal(self, x: Tensor, rows: Prepared, noise: Noise, options: dict[str, Any]) -> Tensor:
+    def _marginal(
+        self, x: Tensor, rows: Prepared, key: tuple[int, str, int, int], options: dict[str, Any]
+    ) -> Tensor:
+        """log p(x | y), or log sum_y p(y) p(x | y) with the same noise (`key`) for every class."""
         x, observed = x.to(self.device), _moved(rows.observed, self.device)
         log_prob: Any = self.network.log_prob
         if rows.y is not None or self.codec.condition is None:
-            return log_prob(x, observed, _moved(rows.y, self.device), noise, **options).double()
+            return log_prob(x, observed, _moved(rows.y, self.device), self._noise(*key), **options).double()
         frequencies = self.codec.condition.frequencies
         if frequencies is None:
             raise InvalidOption("log_prob: this model was trained with a numeric y: pass y to get log p(x | y)")
         terms = []
         for label in np.flatnonzero(frequencies):
             y = self.codec.encode_condition(np.full(len(rows), label)).to(self.device)
-            terms.append(log_prob(x, observed, y, noise, **options).double() + math.log(frequencies[label]))
+            value = log_prob(x, observed, y, self._noise(*key), **options).double()
+            terms.append(value + math.log(frequencies[label]))
         return torch.logsumexp(torch.stack(terms), 0)
 
     def score_samples(self, X: Any, y: Any = None, **options: Any) -> NDArray[Any]:
@@ -243,10 +247,14 @@ class Model:
     def decode(self, Z: Any, y: Any = None) -> Any:
         """(n, d) codes -> examples in the form of the training data."""
         self._require("decode")
-        codes = torch.as_tensor(np.asarray(Z), dtype=self.codec.space.torch_dtype)
+        try:
+            codes = torch.as_tensor(np.asarray(Z, dtype=np.float64)).to(self.codec.space.torch_dtype)
+        except (TypeError, ValueError):
+            raise InvalidOption("decode: codes must be an array of numbers (n, d)") from None
         width = int(getattr(self.network, "code_width", codes.shape[-1]))
         if codes.ndim != 2 or codes.shape[1] != width or not torch.isfinite(codes).all():
             raise InvalidOption(f"decode: codes must be finite, of shape (n, {width}); got {tuple(codes.shape)}")
+        self._require_y(y)
         condition, _ = self._condition_rows(y, len(codes), 0)
         with torch.inference_mode():
             x = self.network.decode(codes.to(self.device), _moved(condition, self.device))  # type: ignore[operator]
@@ -285,6 +293,7 @@ class Model:
         drawn from the conditional distribution.
         """
         self._require("impute")
+        seed = _check_seed(seed)
         if n_draws is not None:
             _check_count(n_draws, "n_draws")
         results = [self._impute_once(X, y, None if n_draws is None else draw, seed) for draw in range(n_draws or 1)]
@@ -332,6 +341,10 @@ class Model:
             f"{self.family} can't {verb}; families that can: {catalog.who_can(verb)}. This model can: {have}"
         )
 
+    def _require_y(self, y: Any) -> None:
+        if self.codec.condition is not None and y is None:
+            raise InvalidOption("y: this model was trained with y: pass y, which its encoder and decoder also read")
+
     def _check_options(self, verb: str, options: dict[str, Any]) -> None:
         known = _keyword_options(getattr(self.network, verb))
         for name in options:
@@ -366,6 +379,7 @@ class Model:
         """Chunks of the data as tables, checked against the schema; with the condition column when y is given."""
         if isinstance(X, Dataset):
             check_same(self.schema, X.schema)
+            self._check_dataset_y(X, y)
             start = 0
             for table in X.chunks(self.chunk):
                 yield start, table
@@ -376,6 +390,17 @@ class Model:
             raise InvalidOption("X has no rows")
         for start in range(0, table.n, self.chunk):
             yield start, table.take(np.arange(start, min(start + self.chunk, table.n)))
+
+    def _check_dataset_y(self, X: Dataset, y: Any) -> None:
+        """A Dataset brings its own y, which is used when y names it."""
+        if y is None:
+            return
+        ours, theirs = self.schema.condition, X.schema.condition
+        if ours is None or theirs is None or not isinstance(y, str) or y != theirs.name:
+            names = "none" if theirs is None else f"y={theirs.name!r}"
+            raise InvalidOption(f"y: X is a Dataset, which brings its own y ({names}); for other labels pass X.X and y")
+        if (ours.name, ours.kind, ours.shape, ours.categories) != (theirs.name, theirs.kind, theirs.shape, theirs.categories):
+            raise SchemaMismatch(f"y: the dataset's {theirs.name!r} differs from the one of training; pass X.X and X.y")
 
     def _prepared(self, X: Any, y: Any) -> Iterator[tuple[int, Prepared]]:
         if y is not None and self.codec.condition is None:
@@ -390,8 +415,7 @@ class Model:
         return self.codec.prepare(table, holes=holes)
 
     def _codes(self, X: Any, y: Any) -> Iterator[tuple[int, Tensor, Tensor | None]]:
-        if self.codec.condition is not None and y is None:
-            raise InvalidOption("y: this model was trained with y: pass y, which its encoder also reads")
+        self._require_y(y)
         for start, prepared in self._prepared(X, y):
             x = self.codec.noise(prepared.x, self._noise(0, "binarise", len(prepared), start)).to(self.device)
             condition = _moved(prepared.y, self.device)

@@ -132,7 +132,7 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise CheckpointError(f"{path} is not a reverie document")
     body = {key: value for key, value in document.items() if key != "checksum"}
-    if "checksum" in document and document["checksum"] != _checksum(body):
+    if document.get("checksum") != _checksum(body):
         raise CheckpointError(f"{path} is damaged or was edited: its checksum does not match its content")
     return body
 

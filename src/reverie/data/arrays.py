@@ -29,7 +29,8 @@ def as_array(X: Any) -> tuple[Array, str]:
         return (plain.float() if plain.dtype == torch.bfloat16 else plain).numpy(), str(X.dtype)
     if isinstance(X, np.ma.MaskedArray):
         raise DataError("X is a masked array: mark missing cells with NaN, X.astype(float).filled(np.nan)")
-    return (np.asarray(X) if type(X) is not np.memmap else X), str(X.dtype)
+    array = X if type(X) is np.memmap else np.asarray(X)
+    return array, str(array.dtype)
 
 
 def pieces(X: Array) -> Iterator[tuple[int, Array]]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -108,7 +107,7 @@ def fit_codec(schema: Schema, wants: Wants, train: Dataset) -> Codec:
     fields = schema.data_fields
     if not fields:
         raise DataError("the data have no column with the role data: there is nothing to learn")
-    _check_kinds(fields, wants)
+    _check_kinds(schema, wants)
     sample = _fit_sample(train)
     condition = _fit_condition(schema, wants, sample)
     if any(field.kind == "image" for field in fields):
@@ -117,7 +116,7 @@ def fit_codec(schema: Schema, wants: Wants, train: Dataset) -> Codec:
         if len(fields) > 1:
             raise UnsupportedData(
                 "images beside other data columns are not supported: give the other columns the role condition or "
-                "ignore. " + _others(wants, {field.kind for field in fields})
+                "ignore"
             )
         return ImageCodec.fit(schema, wants, sample, condition)
     return TableCodec.fit(schema, wants, sample, condition)
@@ -132,19 +131,25 @@ def codec_from_json(schema: Schema, data: dict[str, Any]) -> Codec:
     return TableCodec.from_json(schema, data)
 
 
-def _others(wants: Wants, kinds: set[str], verb: str | None = None) -> str:
-    return f"{wants.family} takes {', '.join(sorted(wants.kinds))}. Families that can: " + catalog.who_takes(
-        kinds, verb=verb
-    )
+def others(schema: Schema, wants: Wants, *extra: str, verb: str | None = None, holes: bool = False) -> str:
+    """The families but this one that learn from these fields (and kinds `extra`) and this y, for an error message."""
+    kinds = {field.kind for field in schema.data_fields} | set(extra)
+    condition = _slot_kind(schema.condition) if schema.condition else None
+    return catalog.who_takes(kinds, condition=condition, verb=verb, holes=holes, but=wants.family)
 
 
-def _check_kinds(fields: Iterable[Field], wants: Wants) -> None:
-    fields = list(fields)
-    kinds = {field.kind for field in fields}
-    wrong = [field for field in fields if field.kind not in wants.kinds]
+def _slot_kind(field: Field) -> str:
+    return "labels" if field.kind in ("category", "boolean") else "vector"
+
+
+def _check_kinds(schema: Schema, wants: Wants) -> None:
+    wrong = [field for field in schema.data_fields if field.kind not in wants.kinds]
     if wrong:
         named = ", ".join(f"{field.name!r} ({field.kind})" for field in wrong[:5])
-        raise UnsupportedData(f"{wants.family} cannot learn from {named}. {_others(wants, kinds)}")
+        raise UnsupportedData(
+            f"{wants.family} cannot learn from {named}: it takes {', '.join(sorted(wants.kinds))}. "
+            f"Families that can: {others(schema, wants)}"
+        )
 
 
 def _fit_sample(train: Dataset) -> Table:
@@ -159,11 +164,11 @@ def _fit_condition(schema: Schema, wants: Wants, sample: Table) -> ConditionCode
     field = schema.condition
     if field is None:
         return None
-    kind = "labels" if field.kind in ("category", "boolean") else "vector"
+    kind = _slot_kind(field)
     if kind not in wants.conditions:
         raise UnsupportedData(
             f"{wants.family} does not learn from y ({field.name!r} is a {kind} condition). Leave y out, or give it the "
-            f"role ignore. Families that take it: {catalog.who_takes(set(), condition=kind)}"
+            f"role ignore. Families that take it: {others(schema, wants)}"
         )
     return ConditionCodec.fit(field, sample.columns[field.name])
 
@@ -222,9 +227,10 @@ class TableCodec(Codec):
                 label = field.name if position is None else f"{field.name}[{position}]"
                 has_holes = bool(np.isnan(column).any())
                 if has_holes and wants.missing == "refuse":
-                    raise UnsupportedData(_hole_text(label, wants.family))
+                    can = others(schema, wants, verb="impute", holes=True)
+                    raise UnsupportedData(f"{_hole_text(label, wants.family)}, or use a family that imputes: {can}")
                 holes |= has_holes
-                step = _fit_step(field, label, column[~np.isnan(column)], wants)
+                step = _fit_step(schema, field, label, column[~np.isnan(column)], wants)
                 if has_holes and wants.missing == "flag":
                     step = col.Flagged(step)
                 steps.append((field.name, position, step))
@@ -233,7 +239,7 @@ class TableCodec(Codec):
             steps,
             dtype=wants.dtype,
             missing=holes and wants.missing == "mask",
-            refuses_holes=wants.family if wants.missing == "refuse" else None,
+            refuses_holes=None if wants.missing == "mask" else wants.family,
             condition=condition,
         )
 
@@ -255,7 +261,8 @@ class TableCodec(Codec):
         columns = {field.name: to_float(field, table.columns[field.name]) for field in self.schema.data_fields}
         for start, (name, position, step) in zip(self._starts, self.steps, strict=True):
             values = columns[name] if position is None else columns[name][:, position]
-            if self._refuses_holes and not holes and np.isnan(values).any():
+            flagged = isinstance(step, col.Flagged)
+            if self._refuses_holes and not holes and not flagged and np.isnan(values).any():
                 raise UnsupportedData(_hole_text(name, self._refuses_holes))
             cells, seen = step.prepare(values)
             x[:, start : start + step.width] = cells
@@ -332,13 +339,12 @@ class TableCodec(Codec):
 
 
 def _hole_text(label: str, family: str) -> str:
-    return (
-        f"column {label!r} has missing cells, which {family} does not take. Drop or fill them first, or use a family "
-        f"that imputes: {catalog.who_can('impute')}"
-    )
+    return f"column {label!r} has missing cells, which {family} does not take. Drop or fill them first"
 
 
-def _fit_step(field: Field, label: str, values: NDArray[np.float64], wants: Wants) -> col.ColumnStep:
+def _fit_step(
+    schema: Schema, field: Field, label: str, values: NDArray[np.float64], wants: Wants
+) -> col.ColumnStep:
     """The step for one column, from its observed values."""
     if field.kind == "category":
         return col.OneHot(len(field.categories or ()))
@@ -350,16 +356,16 @@ def _fit_step(field: Field, label: str, values: NDArray[np.float64], wants: Want
         if not np.isin(values, (0.0, 1.0)).all():
             raise UnsupportedData(
                 f"{wants.family} has binary units: column {label!r} holds values other than 0 and 1. "
-                f"Families that can: {catalog.who_takes({field.kind})}"
+                f"Families that can: {others(schema, wants)}"
             )
         return col.Bit()
-    found = col.profile(_spread(values), integer=field.kind == "integer")
-    if found.kind == "constant" or (found.kind == "grid" and values.min() == values.max()):
+    found = _profile(values, integer=field.kind == "integer")
+    if values.min() == values.max():
         if wants.mixed:
             return col.Constant(float(values[0]))
         raise UnsupportedData(
             f"column {label!r} is constant ({values[0]:g}): it has no density. Drop it or give it the role ignore. "
-            f"Families that can: {catalog.who_takes({'number', 'category'})}"
+            f"Families that can: {others(schema, wants, 'category')}"
         )
     if found.kind == "continuous" or not (wants.density or found.kind == "grid"):
         return _continuous(values, wants)
@@ -369,20 +375,30 @@ def _fit_step(field: Field, label: str, values: NDArray[np.float64], wants: Want
         if not wants.mixed:
             raise UnsupportedData(
                 f"column {label!r} repeats the value {atoms[0]:g} and is otherwise continuous: {wants.family} has no "
-                f"density for that. Families that can: {catalog.who_takes({'number', 'category'})}"
+                f"density for that. Families that can: {others(schema, wants, 'category')}"
             )
         return col.Atoms(atoms, rest)
     return _grid(label, values, found, wants)
 
 
-def _spread(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """At most 200,000 values spread over the column: enough to see ties, cheap to sort."""
-    return values[:: max(1, values.size // _FIT_ROWS)]
+def _profile(values: NDArray[np.float64], *, integer: bool) -> col.Profile:
+    """The column's profile from at most 200,000 values spread over it (cheap to sort), or from all of them when the
+    rest does not follow the pattern of those."""
+    stride = max(1, values.size // _FIT_ROWS)
+    found = col.profile(values[::stride], integer=integer)
+    if stride == 1 or found.kind in ("continuous", "levels"):
+        return found
+    k = (values - found.low) / found.step
+    if found.kind == "grid" and np.abs(k - np.round(k)).max() <= 1e-3:
+        return found
+    return found if found.kind == "atoms" else col.profile(values, integer=integer)
 
 
 def _continuous(values: NDArray[np.float64], wants: Wants) -> col.ColumnStep:
-    if wants.numbers == "quantile" and np.unique(values).size > 2:
-        return col.Quantile.fit(values)
+    if wants.numbers == "quantile":
+        step = col.Quantile.fit(values)
+        if step.knots.size > 2:  # else the values are too tied to have quantiles
+            return step
     sd = 1.0 if wants.numbers == "centre" else float(values.std())
     return col.Affine(float(values.mean()), sd if sd > 0 else 1.0)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import html
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -71,6 +72,8 @@ class Dataset:
         self.splits: dict[str, Array] = dict(splits or {})
         self.split_info: dict[str, Any] = dict(split_info or {})
         self.warnings: list[str] = list(warnings)
+        self.origin: dict[str, Any] | None = None
+        """The arguments of `load_data` that read exactly this dataset again; None for data from memory and for views."""
         self._rows = rows
         self._hash: str | None = None
 
@@ -250,6 +253,24 @@ class Dataset:
                     f"{_DUPLICATES} {count} of {size} {second} rows also stand in {first}: scores on them are too good"
                 )
         return out
+
+    def without_y(self) -> Dataset:
+        """The same rows and parts without the condition: a column of a data frame is ignored, other labels go."""
+        field = self.schema.condition
+        if field is None:
+            return self
+        kept = (dataclasses.replace(field, role="ignore"),) if self.schema.container == "dataframe" else ()
+        fields = [item for old in self.schema.fields for item in (kept if old == field else (old,))]
+        schema = Schema(tuple(fields), self.schema.container)
+        return Dataset(
+            schema,
+            self.source,
+            name=self.name,
+            splits=self.splits,
+            split_info=self.split_info,
+            warnings=self.warnings,
+            rows=self._rows,
+        )
 
     def count_duplicates(self) -> dict[str, int]:
         """Rows of a later part that stand in an earlier one too, judged by the data fields. Reads every row.

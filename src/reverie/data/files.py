@@ -51,8 +51,6 @@ def read_delimited(path: Path, asked: Asked) -> Loaded:
         raise DataError(f"{path} is damaged: {problem}") from None
     if len(frame) == 0:
         raise DataError(f"{path} has a header but no rows")
-    if not isinstance(frame.index, pd.RangeIndex):
-        raise DataError(f"{path}: the rows have more cells than the header has names: name every column")
     _check_mixed(frame, path, asked)
     return Loaded(frame, name=stem(path))
 
@@ -63,7 +61,8 @@ def _check_header(path: Path, sep: str) -> None:
     opener: Callable[..., Any] = gzip.open if path.suffix == ".gz" else open
     try:
         with opener(path, "rt", encoding="utf-8-sig", newline="") as file:
-            names = next(csv.reader(file, delimiter=sep), [])
+            lines = csv.reader(file, delimiter=sep)
+            names, first = next(lines, []), next(lines, [])
     except UnicodeDecodeError:
         return  # told by the reader, with the byte
     except (OSError, EOFError, zlib.error, csv.Error) as problem:
@@ -73,6 +72,10 @@ def _check_header(path: Path, sep: str) -> None:
     for name in names:
         if name and names.count(name) > 1:
             raise DataError(f"{path}: two columns are called {name!r}: rename one in the header")
+    if len(first) > len(names):
+        raise DataError(
+            f"{path}: the first row has {len(first)} cells and the header {len(names)} names: name every column"
+        )
     if len(names) == 1 and any(mark in names[0] for mark in ";\t|"):
         mark = next(mark for mark in ";\t|" if mark in names[0])
         raise DataError(
@@ -203,37 +206,41 @@ def read_npz(path: Path, asked: Asked) -> Loaded:
 
     `asked.y` may name the key that holds the labels.
     """
-    try:
-        archive = np.load(path, allow_pickle=False)
-    except _DAMAGE as problem:
-        raise _refuse_objects(path, problem) from None
-    if isinstance(archive, np.ndarray):
-        raise DataError(f"{path} is a .npy file with another ending: rename it to .npy")
-    with archive:
-        keys = list(archive.files)
+    with path.open("rb") as file:  # numpy leaves a path it opened itself open when the archive is damaged
+        try:
+            archive = np.load(file, allow_pickle=False)
+        except _DAMAGE as problem:
+            raise _refuse_objects(path, problem) from None
+        if isinstance(archive, np.ndarray):
+            raise DataError(f"{path} is a .npy file with another ending: rename it to .npy")
+        with archive:
+            keys = list(archive.files)
 
-        def get(key: str) -> Array:
-            try:
-                return np.asarray(archive[key])
-            except _DAMAGE as problem:
-                raise _refuse_objects(path, problem, f", entry {key!r},") from None
+            def get(key: str) -> Array:
+                try:
+                    entry = archive[key]
+                    if not isinstance(entry, np.ndarray):
+                        raise ValueError("the entry is no array")
+                    return entry
+                except _DAMAGE as problem:
+                    raise _refuse_objects(path, problem, f", entry {key!r},") from None
 
-        used: list[str] = []
-        parts = _npz_parts(keys, get, used)
-        if parts:
-            X, y, splits = join_parts(parts, str(path))
-        else:
-            key = next((key for key in _X_KEYS if key in keys), None)
-            if key is None:
-                raise DataError(
-                    f"{path} has the entries {', '.join(keys[:12]) or 'none'}, but x, X or data (with y or labels), or "
-                    "x_train, y_train, x_test, y_test are expected: save it so, or give np.load(path)['...'] itself"
-                )
-            label = asked.y if isinstance(asked.y, str) else next((name for name in _Y_KEYS if name in keys), None)
-            if label is not None and label not in keys:
-                raise DataError(f"{path}: y={label!r} is no entry{hint(label, keys)} Entries: {', '.join(keys)}")
-            X, y, splits = get(key), get(label) if label is not None else None, {}
-            used += [key, label or key]
+            used: list[str] = []
+            parts = _npz_parts(keys, get, used)
+            if parts:
+                X, y, splits = join_parts(parts, str(path))
+            else:
+                key = next((key for key in _X_KEYS if key in keys), None)
+                if key is None:
+                    raise DataError(
+                        f"{path} has the entries {', '.join(keys[:12]) or 'none'}, but x, X or data (with y or labels), or "
+                        "x_train, y_train, x_test, y_test are expected: save it so, or give np.load(path)['...'] itself"
+                    )
+                label = asked.y if isinstance(asked.y, str) else next((name for name in _Y_KEYS if name in keys), None)
+                if label is not None and label not in keys:
+                    raise DataError(f"{path}: y={label!r} is no entry{hint(label, keys)} Entries: {', '.join(keys)}")
+                X, y, splits = get(key), get(label) if label is not None else None, {}
+                used += [key, label or key]
     unused = [key for key in keys if key not in used]
     told = [f"entries of {path.name} that were not used: {', '.join(unused[:8])}"] if unused else []
     return Loaded(X, y, stem(path), splits=splits or None, warnings=told)

@@ -98,7 +98,7 @@ def _size(asked: int | tuple[int, int] | None) -> tuple[int, int] | None:
     """(H, W) or None."""
     if asked is None:
         return None
-    pair = (asked, asked) if isinstance(asked, int) else tuple(asked)
+    pair = tuple(asked) if isinstance(asked, tuple | list) else (asked, asked)
     if len(pair) != 2 or not all(isinstance(v, int) and not isinstance(v, bool) and 1 <= v <= 16384 for v in pair):
         raise InvalidOption(f"image_size: expected pixels, such as 64 or (height, width), got {asked!r}")
     return int(pair[0]), int(pair[1])
@@ -249,12 +249,21 @@ def decode(path: Path, size: tuple[int, int], mode: str) -> Array:
             picture = picture.convert(mode)
         if (picture.height, picture.width) != size:
             method = Image.Resampling.NEAREST if mode == "1" else Image.Resampling.LANCZOS
-            picture = ImageOps.fit(picture, (size[1], size[0]), method)
+            picture = _cut(picture, size).resize((size[1], size[0]), method)
         pixels = np.asarray(picture)
         if deep:
             grey = np.clip(np.rint(pixels), 0, 65535)
             if mode == "I;16":
-                return grey.astype(np.uint16)
+                return np.asarray(grey.astype(np.uint16))
             small = Image.fromarray(np.rint(grey / 257).astype(np.uint8))
             return np.asarray(small.convert(mode))
         return np.asarray(pixels.astype(np.uint8))
+
+
+def _cut(picture: Any, size: tuple[int, int]) -> Any:
+    """The largest piece around the centre that has the shape of `size` (H, W)."""
+    width, height = picture.size
+    scale = min(height / size[0], width / size[1])
+    high, wide = max(round(size[0] * scale), 1), max(round(size[1] * scale), 1)
+    left, top = (width - wide) // 2, (height - high) // 2
+    return picture.crop((left, top, left + wide, top + high))

@@ -9,8 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from reverie import catalog
-from reverie.data.codec import Codec, Prepared, sample_weights
+from reverie.data.codec import Codec, Prepared, others, sample_weights
 from reverie.data.condition import ConditionCodec
 from reverie.data.space import Block, Space, Wants
 from reverie.data.table import Table
@@ -83,7 +82,7 @@ class ImageCodec(Codec):
         field = schema.data_fields[0]
         if wants.images == "refuse":
             raise UnsupportedData(
-                f"{wants.family} does not take images. Families that can: {catalog.who_takes({'image'})}"
+                f"{wants.family} does not take images. Families that can: {others(schema, wants)}"
             )
         values = sample.columns[field.name]
         high = float(field.high if field.high is not None else 1.0)
@@ -92,7 +91,7 @@ class ImageCodec(Codec):
         if holes and wants.missing != "mask":
             raise UnsupportedData(
                 f"images with missing pixels (NaN) are not for {wants.family}. Families that impute: "
-                + catalog.who_can("impute")
+                + others(schema, wants, verb="impute", holes=True)
             )
         levels = _float_levels(values, high) if floating else round(high) + 1
         mode = wants.images

@@ -181,6 +181,7 @@ def restore(schema: Schema, table: Table, fields: Sequence[str] | None = None) -
 def data_warnings(schema: Schema, table: Table) -> list[str]:
     """What is allowed but worth a look: constant columns, near-unique categories, dark images, crowds of classes."""
     out: list[str] = []
+    constant: list[str] = []
     for field in schema.fields:
         if field.name not in table or field.role not in ("data", "target", "condition"):
             continue
@@ -202,7 +203,10 @@ def data_warnings(schema: Schema, table: Table) -> list[str]:
         if field.kind in ("number", "integer") and not field.shape and table.n > 1:
             present = column[~np.isnan(column)]
             if len(present) and present.min() == present.max():
-                out.append(f"column {field.name!r} is constant ({present[0]:g})")
+                constant.append(f"{field.name!r} ({present[0]:g})")
+    if constant:
+        more = f" and {len(constant) - 8} more" if len(constant) > 8 else ""
+        out.append(f"constant columns: {', '.join(constant[:8])}{more}")
     return out
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,8 @@ def load_data(
         source: a name (digits, iris, wine, breast_cancer, diabetes, two_moons, ring8, grid25, mnist, fashion_mnist,
             `hf:owner/name`), a path (CSV, TSV, txt, Parquet, npz, npy, IDX; a folder of pictures), or a DataFrame,
             array, tensor, list of texts or arrays, torch Dataset. A name wins over a file; say `./digits` for the file.
-        y: labels or numbers, one per row, or the name of a column or npz entry.
+        y: labels or numbers, one per row, or the name of a column or npz entry; False leaves out the labels that the
+            source came with.
         roles, kinds: per column, see `infer`. A column named by `group` or `time` gets that role.
         split: random, group or time; None for no parts. A set that comes with parts keeps them unless group or time
             is asked for; columns of role group or time are used when there are any.
@@ -77,9 +79,38 @@ def load_data(
     for column, role in ((group, "group"), (time, "time")):
         if column is not None:
             asked_roles.setdefault(str(column), role)
-    asked = Asked(y, asked_roles, dict(kinds or {}), in_memory, image_size, mode, tuple(missing))
+    asked = Asked(None if y is False else y, asked_roles, dict(kinds or {}), in_memory, image_size, mode, tuple(missing))
     loaded = _open(source, asked, root)
-    data = _sampled(_dataset(loaded, asked), loaded.splits, max_rows, seed)
+    data = _dataset(loaded, asked)
+    data = _sampled(data.without_y() if y is False else data, loaded.splits, max_rows, seed)
+    data = _parted(data, split, fractions, group, time, seed)
+    if isinstance(source, str | Path) and (y is None or isinstance(y, str | bool)):
+        given = {"y": y, "roles": roles, "kinds": kinds, "split": split, "fractions": fractions, "group": group}
+        given |= {"time": time, "seed": seed, "root": root, "max_rows": max_rows, "in_memory": in_memory}
+        given |= {"image_size": image_size, "mode": mode, "missing": missing}
+        data.origin = _origin(source, given)
+    return data
+
+
+def _origin(source: str | Path, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments that differ from their defaults, JSON-ready, with absolute paths."""
+    defaults = {name: item.default for name, item in inspect.signature(load_data).parameters.items()}
+    known = isinstance(source, str) and (source.startswith("hf:") or source in NAMES)
+    out: dict[str, Any] = {"source": source if known else str(Path(source).expanduser().resolve())}
+    for name, value in given.items():
+        if isinstance(value, Mapping):
+            value = {str(key): item for key, item in value.items()} or None
+        if isinstance(value, Sequence) and not isinstance(value, str):
+            value = tuple(value)
+        if value != defaults[name]:
+            out[name] = str(Path(value).expanduser().resolve()) if name == "root" else value
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in out.items()}
+
+
+def _parted(
+    data: Dataset, split: str | None, fractions: Sequence[float], group: str | None, time: str | None, seed: int
+) -> Dataset:
+    """The parts asked for; those the source came with, unless group or time is."""
     if group is not None or time is not None:
         return data.split(fractions=fractions, group=group, time=time, seed=seed)
     if split is None:
@@ -158,7 +189,7 @@ def _absent(source: str | Path, path: Path) -> str:
     near = sorted(entry.name for entry in parent.iterdir()) if parent is not None else []
     name = hint(str(source), NAMES)
     file = hint(path.name, near)
-    meant = name if name != "." else file.replace(path.name, str(path)) if file != "." else "."
+    meant = name if name != "." else file
     where = f"no file {path}" if parent is not None else f"no file {path} (nor a folder {path.parent})"
     return f"{where}, and no data set has this name{meant} Names: {', '.join(NAMES)}, hf:owner/name"
 

@@ -30,6 +30,13 @@ class Cell:
             return "–"
         return f"{value_text(self.row)} {SYMBOLS[self.mark]}".rstrip()
 
+    @property
+    def short(self) -> str:
+        """The same without the standard error, for narrow terminals."""
+        if self.row is None:
+            return "–"
+        return f"{value_text(self.row).split(' ±')[0]} {SYMBOLS[self.mark]}".rstrip()
+
 
 @dataclass(frozen=True)
 class Line:
@@ -134,17 +141,19 @@ class Comparison:
         console = console if console is not None else Console()
         table = Table(title=self.title, title_justify="left", title_style="bold", header_style="dim")
         for i, name in enumerate(self._header()):
-            table.add_column(Text(name), justify="left" if i == 0 else "right", no_wrap=i == 0)
+            table.add_column(Text(name), justify="left" if i == 0 else "right", overflow="fold")
         group = ""
         for line, texts in zip(self.lines, self._table(), strict=True):
             if line.group != group:
                 table.add_section()
                 group = line.group
             styled = [
-                Text(text, style={"best": "bold green", "tie": "green", "not comparable": "dim"}.get(cell.mark, ""))
-                for text, cell in zip(texts[1:-1], line.cells.values(), strict=True)
+                Text(
+                    cell.short, style={"best": "bold green", "tie": "green", "not comparable": "dim"}.get(cell.mark, "")
+                )
+                for cell in line.cells.values()
             ]
-            table.add_row(Text(texts[0]), *styled, Text(texts[-1], style="dim"))
+            table.add_row(Text(texts[0]), *styled, Text(line.floor.split(" ±")[0], style="dim"))
         console.print(table)
         console.print(Text(self.legend, style="dim"))
         for reason in self.reasons:

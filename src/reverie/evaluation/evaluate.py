@@ -35,7 +35,8 @@ def evaluate(
 ) -> Report:
     """Judge a model on rows it has not seen.
 
-    `test` and `train` are Datasets, or anything `load_data` takes; a pair `(X, y)` gives labels. `train` is the data
+    `test` and `train` are Datasets, or anything `load_data` takes; a pair `(X, y)` gives labels; of a Dataset with splits the part
+    of that name is used. `train` is the data
     the model learned from: with it come the train - test gap, everything about copying, and classifier features for
     labelled images. `n` rows per comparison (default 1000, or 4000 at level "standard"); fewer when the real rows do
     not suffice for the floor at the same n. Level "standard" also draws 5 generated sets instead of 3. One seed, one

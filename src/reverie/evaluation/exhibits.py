@@ -27,11 +27,10 @@ def figures(
     real = yardstick.test.table
     made = tables[0]
     out = sample_figures(yardstick, made, views[0], "Generated")
-    out = (
-        [*real_figures(yardstick), *out]
-        if image_fields(yardstick.schema)
-        else [*out, *_row_tables(yardstick.schema, real, made)]
-    )
+    if image_fields(yardstick.schema):
+        out = [*real_figures(yardstick), *out]
+    elif not out:
+        out = _row_tables(yardstick.schema, real, made)
     if pairs is not None and yardstick.train is not None:
         out += _pair_figures(yardstick.schema, _joined(tables), yardstick.train.table, pairs)
     return [*out, *_column_figures(yardstick, views[0]), *curves(model.history)]
@@ -61,7 +60,7 @@ def _grid(field: Field, table: Table, title: str) -> Figure:
 
 
 def _row_tables(schema: Schema, real: Table, made: Table) -> list[Figure]:
-    header = tuple(field.name for field in schema.data_fields[:SHOWN_CELLS])
+    header = _header(schema)
     out = []
     for title, table in (("Generated rows", made), ("Real rows", real)):
         cells = tuple(_cells(schema, table, row) for row in range(min(SHOWN_ROWS, table.n)))
@@ -81,7 +80,7 @@ def _pair_figures(schema: Schema, made: Table, train: Table, pairs: Pairs) -> li
         caption = f"Top: generated. Bottom: nearest training image. Distances {', '.join(distances)}."
         alt = f"{shown} generated images above the training images nearest to them"
         return [image_grid(both, field.high, section="pairs", title="Closest to the training data", alt=alt, columns=shown, caption=caption, low=field.low or 0.0)]  # fmt: skip
-    header = ("distance", "row", *(field.name for field in schema.data_fields[:SHOWN_CELLS]))
+    header = ("distance", "row", *_header(schema))
     cells: list[tuple[str, ...]] = []
     for row in range(shown):
         cells.append((distances[row], "generated", *_cells(schema, made, row)))
@@ -109,35 +108,54 @@ def _column_figures(yardstick: Yardstick, view: View) -> list[Figure]:
     return out
 
 
+def _header(schema: Schema) -> tuple[str, ...]:
+    """Names of the first columns, a block of numbers taking one each."""
+    names = [
+        field.name if not _is_block(field) else f"{field.name}[{position}]"
+        for field in schema.data_fields
+        for position in range(field.width if _is_block(field) else 1)
+    ]
+    return tuple(names[:SHOWN_CELLS])
+
+
 def _cells(schema: Schema, table: Table, row: int) -> tuple[str, ...]:
-    return tuple(_cell(field, table[field.name][row]) for field in schema.data_fields[:SHOWN_CELLS])
+    """The first cells of a row as text, under `_header`."""
+    out: list[str] = []
+    for field in schema.data_fields:
+        if len(out) >= SHOWN_CELLS:
+            break
+        value = table[field.name][row]
+        out += (
+            [_cell(field, item) for item in np.asarray(value).reshape(-1)]
+            if _is_block(field)
+            else [_cell(field, value)]
+        )
+    return tuple(out[:SHOWN_CELLS])
+
+
+def _is_block(field: Field) -> bool:
+    return bool(field.shape) and field.kind in ("number", "integer", "boolean", "category", "datetime")
 
 
 def _cell(field: Field, value: Any) -> str:
-    """One cell as short text."""
+    """One scalar cell as short text."""
     if field.kind == "category":
         return "–" if value < 0 else str((field.categories or ())[int(value)])
     if field.kind == "boolean":
-        return {0: "false", 1: "true"}.get(int(value), "–") if not field.shape else str(value)
+        return {0: "false", 1: "true"}.get(int(value), "–")
     if field.kind == "datetime":
         date = np.datetime64(int(value), "ns")
         return "–" if np.isnat(date) else str(date.astype("datetime64[s]")).replace("T00:00:00", "")
-    if field.kind == "integer" and not field.shape:
-        return "–" if np.isnan(value) else f"{value:.0f}".replace("-", "−")
     if field.kind in ("number", "integer"):
-        flat = np.asarray(value, dtype=np.float64).reshape(-1)
-        return ", ".join(_plain(float(v)) for v in flat[:4]) + (", …" if len(flat) > 4 else "")
+        as_float = float(value)
+        whole = as_float.is_integer() and (abs(as_float) < 1e6 or field.kind == "integer")
+        return f"{as_float:,.0f}".replace("-", "−") if whole else number(as_float)
     text = str(value)
     return text if len(text) <= 40 else text[:39] + "…"
 
 
-def _plain(value: float) -> str:
-    """Whole numbers without decimals, others to four digits."""
-    return f"{value:,.0f}".replace("-", "−") if value.is_integer() and abs(value) < 1e6 else number(value)
-
-
 def _more(schema: Schema) -> str:
-    hidden = len(schema.data_fields) - SHOWN_CELLS
+    hidden = sum(field.width if _is_block(field) else 1 for field in schema.data_fields) - SHOWN_CELLS
     return f"{hidden} more columns are not shown." if hidden > 0 else ""
 
 

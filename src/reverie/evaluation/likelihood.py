@@ -179,7 +179,9 @@ def _about(info: dict[str, Any]) -> str:
     """How an estimate was made, as a clause for a note."""
     parts = [str(info["method"])] if info.get("method") else []
     if info.get("standard_error") is not None:
-        parts.append(f"3 standard errors {number(3 * float(info['standard_error']))} nats")
+        error = 3 * float(info["standard_error"])
+        parts.append(f"3 standard errors {number(error, error)} nats")
     if info.get("gap") is not None:
-        parts.append(f"gap of its two sides {number(abs(float(info['gap'])))} nats")
+        gap = abs(float(info["gap"]))
+        parts.append(f"gap of its two sides {number(gap, gap)} nats")
     return f" ({', '.join(parts)})" if parts else ""

@@ -24,11 +24,12 @@ from reverie.metrics import (
     wilson,
 )
 from reverie.metrics.arrays import FloatArray
+from reverie.metrics.floors import SMALL_N
 
 if TYPE_CHECKING:
     from reverie.data.table import Table
 
-SHARE_CLEAR, P_CLEAR, P_HINT = 0.55, 1e-3, 0.01
+MOSTLY, P_CLEAR, P_HINT = 0.5, 1e-3, 0.01
 _MOST_ROWS = 3000
 
 
@@ -69,14 +70,18 @@ def _nearer_row(
     yardstick: Yardstick, generated: FloatArray, train: FloatArray, test: FloatArray, features: str, permutations: int
 ) -> Row:
     start = time.perf_counter()
+    total = yardstick.train.total if yardstick.train is not None else len(train)
     size = min(len(train), len(test))
     rng = np.random.default_rng([yardstick.seed, 17])
     train = train[rng.permutation(len(train))[:size]]
     test = test[rng.permutation(len(test))[:size]]
     found = nearer_to_train(generated, train, test, permutations=permutations, seed=yardstick.seed)
-    if size < 50:
+    # A copy of one of `total` training rows is nearer to train for sure only if that row is among the `size` compared;
+    # otherwise it is so in half of the cases. A share s then looks like 2 (s - 1/2) total / size of copies.
+    implied = min(max(2 * (found.share - 0.5) * total / size, 0.0), 1.0)
+    if size < SMALL_N:
         words = "n too small to rank"
-    elif found.p <= P_CLEAR and found.share > SHARE_CLEAR:
+    elif found.p <= P_CLEAR and implied >= MOSTLY:
         words = "copies its training data"
     elif found.p < P_HINT:
         words = "leans towards its training data"
@@ -93,8 +98,8 @@ def _nearer_row(
         kind="memorisation",
         features=features,
         seconds=time.perf_counter() - start,
-        note=f"share nearer to {size} training rows than to {size} test rows; "
-        f"p = {found.p:.2g} from {permutations} permutations",
+        note=f"share nearer to {size} training rows than to as many test rows; "
+        f"p = {found.p:.2g} from {permutations} permutations; as if {implied:.0%} were copies",
         verdict=words,
         p=found.p,
     )

@@ -23,7 +23,19 @@ from reverie.metrics.arrays import FloatArray
 
 REAL, MADE = "var(--real,#5b6b83)", "var(--made,#c2562d)"
 _TEXT = 'fill="currentColor" font-family="inherit" font-size="11"'
-_NOT_METRICS = {"epoch", "step", "phase", "seconds", "minutes", "time", "rows", "examples", "world"}
+_NOT_METRICS = {
+    "epoch",
+    "step",
+    "phase",
+    "seconds",
+    "minutes",
+    "time",
+    "rows",
+    "examples",
+    "world",
+    "lr",
+    "learning_rate",
+}
 _MOST_POINTS = 800
 
 

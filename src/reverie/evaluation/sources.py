@@ -55,10 +55,10 @@ class Real:
         return self.schema.restore_y(self.table)
 
 
-def read_real(data: Any, schema: Schema, limit: int, seed: int, what: str) -> Real:
+def read_real(data: Any, schema: Schema, limit: int, seed: int, part: str) -> Real:
     """At most `limit` random rows of `data`: a Dataset, a pair (X, y), or anything `data.as_dataset` takes.
 
-    Raises `DataError` for fewer than 4 rows, `SchemaMismatch` when the data are not what the model was trained on.
+    Of a Dataset with splits only the `part` ("test" or "train") is read. Raises `DataError` for fewer than 4 rows, `SchemaMismatch` when the data are not what the model was trained on.
     """
     y = None
     if isinstance(data, tuple) and len(data) == 2:
@@ -70,15 +70,18 @@ def read_real(data: Any, schema: Schema, limit: int, seed: int, what: str) -> Re
     if not _is_dataset(data):
         table = schema.read(data)
         total = table.n
-        table = table.take(_subset(total, limit, seed, what))
+        table = table.take(_subset(total, limit, seed, part))
         return Real("", schema, table, total, *_labels(schema, table))
+    if part + 'x' in getattr(data, "splits", {}):
+        data = getattr(data, part)
     source, total = data.schema, len(data)
-    table = data.take(_subset(total, limit, seed, what))
+    table = data.take(_subset(total, limit, seed, part))
     labels, classes = _labels(source, table)
     if source != schema:
         y = source.restore_y(table) if schema.condition is not None else None
         table = schema.read(source.restore(table), y)
-    return Real(str(getattr(data, "name", "") or ""), schema, table, total, labels, classes)
+    name = str(getattr(data, "name", "")).removesuffix(f".{part}")
+    return Real("" if name == "data" else name, schema, table, total, labels, classes)
 
 
 def codes_in(labels: IntArray, classes: tuple[Any, ...], target: tuple[Any, ...]) -> IntArray:
@@ -106,9 +109,9 @@ def _in_memory(data: Any) -> bool:
     return isinstance(data, list | np.ndarray) or hasattr(data, "columns") or hasattr(data, "detach")
 
 
-def _subset(total: int, limit: int, seed: int, what: str) -> IntArray:
+def _subset(total: int, limit: int, seed: int, part: str) -> IntArray:
     if total < 4:
-        raise DataError(f"{what} has {total} rows; evaluation needs at least 4")
+        raise DataError(f"the {part} data have {total} rows; evaluation needs at least 4")
     if total <= limit:
         return np.arange(total, dtype=np.int64)
     drawn = np.random.default_rng([seed, 7]).choice(total, limit, replace=False)

@@ -97,10 +97,10 @@ class Yardstick:
         self.schema, self.level_name, self.level, self.seed = schema, level, LEVELS[level], int(seed)
         self.notes: list[str] = []
         most = max(self.level.likelihood_rows, n or self.level.n)
-        self.test = read_real(test, schema, most, self.seed, "the test data")
+        self.test = read_real(test, schema, most, self.seed, "test")
         self.train: Real | None = None
         if train is not None:
-            self.train = read_real(train, schema, max(self.level.train_rows, most), self.seed, "the training data")
+            self.train = read_real(train, schema, max(self.level.train_rows, most), self.seed, "train")
         self._data_names = [field.name for field in schema.data_fields]
         self.pool, self.n = self._make_pool(n)
         self.classifier: ClassifierSpace | None = None
@@ -328,9 +328,7 @@ def _column_row(column: Column) -> str:
 
 def _known_modes(name: str) -> tuple[FloatArray, float] | None:
     """Centres `(modes, 2)` and sd of a toy data set whose modes are known, else None."""
-    if name not in ("ring8", "grid25"):
-        return None
     from reverie.data import toys
 
-    centres, sd = toys.modes(name)
-    return np.asarray(centres, dtype=np.float64), float(sd)
+    known = {"ring8": (toys.ring_centres(), toys.RING_SIGMA), "grid25": (toys.grid_centres(), toys.GRID_SIGMA)}
+    return known.get(name)

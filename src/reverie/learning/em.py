@@ -72,14 +72,10 @@ class ExpectationMaximisation(Learner):
         return self._finished
 
     def state(self) -> State:
-        # Partial sums are this rank's own: put the total on rank 0 and zeros elsewhere, so that resuming adds up.
-        sums = {name: value.clone() for name, value in self._sums.items()}
-        self._run.sum_all(list(sums.values()))
+        sums = {name: self._run.gather_ranks(value) for name, value in self._sums.items()}
         return {"sums": sums, "last": self._last, "finished": self._finished}
 
     def load_state(self, state: State) -> None:
-        self._sums = {
-            name: value.clone() if self._run.is_main else torch.zeros_like(value)
-            for name, value in state["sums"].items()
-        }
+        rank, device = self._run.rank, self._run.device
+        self._sums = {name: value[rank].to(device).clone() for name, value in state["sums"].items()}
         self._last, self._finished = state["last"], state["finished"]

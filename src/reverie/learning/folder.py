@@ -24,7 +24,7 @@ class RunFolder:
         config = root / "config.json"
         if not resume and config.exists():
             raise RunConflict(f"{root} already holds a run: resume it, or choose another out")
-        if not resume and any(item.name != ".lock" for item in root.iterdir()):
+        if not resume and any(not item.name.startswith(".") for item in root.iterdir()):
             raise RunConflict(f"{root} is not empty and holds no run: choose a new or empty folder for out")
         self._lock = serial.Lock(root)
         serial.write_json(config, document)

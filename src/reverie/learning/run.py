@@ -82,6 +82,14 @@ class Run:
             out[rank :: self.world] = part.to(own.device)
         return out
 
+    def gather_ranks(self, own: Tensor) -> Tensor:
+        """Every process's tensor, stacked in order of rank: what partial sums need to go on exactly."""
+        if self.world == 1:
+            return own[None].clone()
+        parts = [torch.empty_like(own) for _ in range(self.world)]
+        dist.all_gather(parts, own.contiguous())
+        return torch.stack(parts)
+
     def barrier(self) -> None:
         if self.world > 1:
             dist.barrier()
@@ -114,6 +122,11 @@ def pick_device(name: str, rank: int = 0) -> torch.device:
 def in_worker() -> bool:
     """Whether this process was started as one of several (by torchrun, or by `devices=N`)."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def group_is_open() -> bool:
+    """Whether this process already belongs to a process group."""
+    return bool(dist.is_available() and dist.is_initialized())
 
 
 def start_processes(device: str) -> tuple[int, int]:

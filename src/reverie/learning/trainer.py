@@ -397,12 +397,12 @@ class Trainer:
         """Everything needed to go on exactly. Collective."""
         now = time.perf_counter()
         self.at.seconds, self._clock = self.at.seconds + now - self._clock, now
-        stacked = {name: self.run_.sum(value.clone()) for name, value in self._sums.values.items()}
+        stacked = {name: self.run_.gather_ranks(value) for name, value in self._sums.values.items()}
         return {
             "format": STATE_FORMAT,
             "at": asdict(self.at),
             "network": dict(self.network.state_dict()),
-            "learner": self._learner.state() if self._learner else {},
+            "learner": self._learner.state() if self._learner else None,
             "generator": self.run_.generator.get_state(),
             "torch_rng": torch.get_rng_state(),
             "stopping": asdict(self.stopping),
@@ -419,8 +419,8 @@ class Trainer:
         torch.set_rng_state(state["torch_rng"])
         self.stopping = Stopping(**state["stopping"])
         self.history = list(state["history"])
-        share = 1.0 if self.run_.is_main else 0.0  # the sums are totals: rank 0 carries them on
-        values = {name: value.to(self.run_.device) * share for name, value in state["sums"]["values"].items()}
+        rank, device = self.run_.rank, self.run_.device
+        values = {name: value[rank].to(device).clone() for name, value in state["sums"]["values"].items()}
         self._sums = Sums(state["sums"]["rows"], values)
         self._pending = state["learner"]
         self.at.done = False  # a larger budget may go on from here

@@ -18,7 +18,7 @@ from reverie.metrics.marginals import (
     total_variation,
 )
 from reverie.metrics.memorisation import NearerShare, Pairs, closest_pairs, duplicate_rate, nearer_to_train
-from reverie.metrics.modes import Modes, count_modes, expected_high_quality, grid_centres, ring_centres
+from reverie.metrics.modes import Modes, count_modes, expected_high_quality
 from reverie.metrics.neighbours import Neighbourhood, expected_coverage, neighbourhood
 from reverie.metrics.sliced import sliced_wasserstein
 
@@ -43,7 +43,6 @@ __all__ = [
     "frechet_floor",
     "frechet_from_moments",
     "gaussian_kernel",
-    "grid_centres",
     "kid",
     "ks_statistic",
     "marginal_distance",
@@ -55,7 +54,6 @@ __all__ = [
     "nearest",
     "neighbourhood",
     "real_floor",
-    "ring_centres",
     "sliced_wasserstein",
     "total_variation",
     "verdict",

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from reverie.errors import DataError
-from reverie.metrics.arrays import FloatArray, as_matrix, same_width, squared_distances
+from reverie.metrics.arrays import as_matrix, same_width, squared_distances
 
 
 @dataclass(frozen=True)
@@ -24,22 +24,10 @@ class Modes:
     total: int
 
 
-def ring_centres(modes: int = 8, radius: float = 1.0) -> FloatArray:
-    """Centres on a circle `(modes, 2)`, the first at angle 0 (Lin et al. 2018, PacGAN)."""
-    angle = 2.0 * np.pi * np.arange(modes) / modes
-    return radius * np.stack([np.cos(angle), np.sin(angle)], axis=1)
-
-
-def grid_centres(side: int = 5, spacing: float = 2.0) -> FloatArray:
-    """Centres on a square grid around 0 `(side**2, 2)` (Lin et al. 2018, PacGAN)."""
-    line = spacing * (np.arange(side) - (side - 1) / 2)
-    return np.stack([axis.reshape(-1) for axis in np.meshgrid(line, line, indexing="ij")], axis=1)
-
-
 def count_modes(
     samples: Any, centres: Any, sd: float, *, radius: float = 3.0, weights: Any = None, expected: float | None = None
 ) -> Modes:
-    """Assign samples (n, d) to their nearest centre and count.
+    """Assign samples (n, d) to their nearest centre and count (ring8 and grid25: Lin et al. 2018, PacGAN).
 
     "High quality" = within `radius` standard deviations of that centre. A perfect sampler of 2-D Gaussians reaches
     `expected_high_quality(radius, 2)` = 0.98889 at 3 sd, not 1. Mode shares are taken among high-quality rows; the

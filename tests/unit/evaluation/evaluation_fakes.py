@@ -57,7 +57,14 @@ class FakeModel:
 
 
 HISTORY = [
-    {"epoch": e, "step": 10 * e, "phase": "fit", "loss": 3 * np.exp(-e / 8) + 1, "valid_loss": 3 * np.exp(-e / 8) + 1.1, "lr": 1e-3}
+    {
+        "epoch": e,
+        "step": 10 * e,
+        "phase": "fit",
+        "loss": 3 * np.exp(-e / 8) + 1,
+        "valid_loss": 3 * np.exp(-e / 8) + 1.1,
+        "lr": 1e-3,
+    }
     for e in range(30)
 ]
 
@@ -89,7 +96,7 @@ def people(n, seed=0, missing=0.1, rho=True):
     z = (age - 45) / 15 if rho else rng.normal(size=n)
     income = np.exp(10 + 0.4 * z + 0.3 * rng.normal(size=n))
     job = np.where(rng.random(n) < 1 / (1 + np.exp(-z)), "office", rng.choice(["farm", "shop"], n))
-    frame = pd.DataFrame(
+    return pd.DataFrame(
         {
             "age": age,
             "income": np.where(rng.random(n) < missing, np.nan, income),
@@ -98,7 +105,6 @@ def people(n, seed=0, missing=0.1, rho=True):
             "since": pd.Timestamp("2015-01-01") + pd.to_timedelta(rng.integers(0, 3000, n), unit="D"),
         }
     )
-    return frame
 
 
 def digits():

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+from reverie.data.toys import grid_centres, ring_centres
 from reverie.errors import DataError
 from reverie.metrics import (
     Column,
@@ -15,14 +16,12 @@ from reverie.metrics import (
     count_modes,
     duplicate_rate,
     expected_high_quality,
-    grid_centres,
     ks_statistic,
     marginal_distance,
     mean_error,
     median_error,
     nearer_to_train,
     real_floor,
-    ring_centres,
     total_variation,
     verdict,
     wilson,
@@ -110,11 +109,24 @@ def test_associations():
     assert got[4] == pytest.approx(math.sqrt(0.75), abs=0.02)
     assert got[5] == pytest.approx(got[0], abs=0.03)
     assert association_error(columns, columns, pairs) == 0.0
-    assert math.isnan(association_error([Column("k", np.ones(5))] * 2, [Column("k", np.ones(5))] * 2, np.array([[0, 1]])))
+    assert math.isnan(
+        association_error([Column("k", np.ones(5))] * 2, [Column("k", np.ones(5))] * 2, np.array([[0, 1]]))
+    )
     assert len(association_pairs(5)) == 10
     assert len(association_pairs(50, limit=30)) == 30
     shuffled = [columns[0], Column("y", rng.permutation(columns[1].values))]
     assert association_error(columns[:2], shuffled, np.array([[0, 1]])) == pytest.approx(got[0], abs=0.06)
+
+
+def test_association_of_independent_categories_is_near_zero_at_small_n():
+    rng = np.random.default_rng(6)
+    pair = np.array([[0, 1]])
+    values = []
+    for _ in range(30):
+        columns = [Column(name, rng.integers(0, 10, 200), 10) for name in "ab"]
+        values.append(associations(columns, pair)[0])
+    # Uncorrected V is sqrt(81 / 200 / 9) = .21 on average; corrected V^2 scatters around 0 with sd sqrt(162)/1800 = .007.
+    assert np.mean(values) < 0.07
 
 
 def test_modes():

@@ -1,0 +1,275 @@
+"""What the contract tests know about each family (one line in KIT), and data of every form.
+
+Adding a family: a row in the catalog and a line in KIT; it then gets the whole suite.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+
+from reverie import catalog
+from reverie.data.dataset import as_dataset
+from reverie.estimator import Estimator
+from reverie.model import Model
+from reverie.models.gan import GAN
+from reverie.models.mixture import GaussianMixture
+from reverie.models.rbm import RBM
+from reverie.models.vae import VAE
+from reverie.nn.specs import MLP
+
+SMALL = MLP(hidden=(12,))
+
+
+@dataclass(frozen=True)
+class Kit:
+    """A quick recipe, its budget, changes of the recipe for pictures, and options that make `sample` short."""
+
+    recipe: Estimator
+    options: dict[str, Any]
+    pictures: dict[str, Any] = field(default_factory=dict)
+    quick_sample: dict[str, Any] = field(default_factory=dict)
+    long_chains: bool = False
+    """Samples come from long discrete chains: a rounding error may flip a state, so equality holds in law only."""
+    binary: bool = False
+    """Integers must be 0 or 1."""
+
+
+KIT: dict[str, Kit] = {
+    "gmm": Kit(GaussianMixture(components=2, tol=0), {"epochs": 3}, {"covariance": "diag"}),
+    "rbm": Kit(
+        RBM(hidden=6, chains=20, centring=0.05),
+        {"epochs": 2},
+        quick_sample={"sweeps": 3},
+        long_chains=True,
+        binary=True,
+    ),
+    "vae": Kit(VAE(latent=2, encoder=SMALL, decoder=SMALL), {"epochs": 4, "batch_size": 50, "ema": 0.9}),
+    "gan": Kit(GAN(latent=3, generator=SMALL, discriminator=SMALL), {"epochs": 2, "batch_size": 50, "ema": 0.9}),
+}
+
+FAMILIES = list(catalog.families())
+
+
+@dataclass(frozen=True)
+class Form:
+    """One form of data: how it is made (n, seed), which field kinds it has, whether cells are missing."""
+
+    make: Callable[[int, int], Any]
+    kinds: frozenset[str]
+    holes: bool = False
+    binary: bool = False
+
+
+def mixed_frame(n: int, seed: int, *, holes: float = 0.1) -> pd.DataFrame:
+    """All scalar kinds, two clusters, missing cells in every column."""
+    rng = np.random.default_rng(seed)
+    group = rng.integers(0, 2, n)
+    size = rng.normal(size=n) * 2 + 10 * group
+    frame = pd.DataFrame(
+        {
+            "size": size,
+            "count": pd.array(rng.poisson(3 + 5 * group), dtype="Int64"),
+            "colour": pd.Categorical(rng.choice(["red", "green", "blue"], n), categories=["red", "green", "blue", "grey"]),
+            "paid": pd.array(rng.random(n) < 0.3 + 0.4 * group, dtype="boolean"),
+            "day": pd.Timestamp("2024-01-01") + pd.to_timedelta(rng.uniform(0, 1000, n), unit="h"),
+            "single": rng.normal(size=n).astype(np.float32),
+        }
+    )
+    for name in frame.columns:
+        if holes:
+            frame.loc[rng.random(n) < holes, name] = None
+    return frame
+
+
+def float_table(n: int, seed: int) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    return rng.normal(size=(n, 3)) * [1.0, 20.0, 0.1] + 4 * rng.integers(0, 2, size=(n, 1))
+
+
+def holey_table(n: int, seed: int) -> np.ndarray:
+    rows = float_table(n, seed)
+    rows[np.random.default_rng(seed + 1).random(rows.shape) < 0.1] = np.nan
+    return rows
+
+
+def integer_table(n: int, seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).poisson([3.0, 20.0], size=(n, 2))
+
+
+def bit_integers(n: int, seed: int) -> np.ndarray:
+    return bool_table(n, seed).astype(np.int64)
+
+
+def bool_table(n: int, seed: int) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    prototypes = rng.random((3, 6)) < 0.5
+    return prototypes[rng.integers(0, 3, n)] ^ (rng.random((n, 6)) < 0.1)
+
+
+def grey_images(n: int, seed: int) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    shade = np.linspace(0, 200, 28)[None, :, None] * rng.random((n, 1, 1))
+    return (shade + rng.integers(0, 50, (n, 28, 28))).astype(np.uint8)
+
+
+def colour_images(n: int, seed: int) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    return (rng.integers(0, 200, (n, 1, 1, 3)) + rng.integers(0, 50, (n, 8, 8, 3))).astype(np.uint8)
+
+
+FORMS: dict[str, Form] = {
+    "mixed frame": Form(
+        lambda n, seed: mixed_frame(n, seed),
+        frozenset({"number", "integer", "category", "boolean", "datetime"}),
+        holes=True,
+    ),
+    "float table": Form(float_table, frozenset({"number"})),
+    "holey table": Form(holey_table, frozenset({"number"}), holes=True),
+    "integer table": Form(integer_table, frozenset({"integer"})),
+    "bit integers": Form(bit_integers, frozenset({"integer"}), binary=True),
+    "bool table": Form(bool_table, frozenset({"boolean"}), binary=True),
+    "grey images": Form(grey_images, frozenset({"image"})),
+    "colour images": Form(colour_images, frozenset({"image"})),
+}
+
+ROWS = 120
+
+
+def takes(family: str, form: Form) -> bool:
+    """Whether the family's declaration covers this form."""
+    row = catalog.family(family)
+    if not form.kinds <= set(row.kinds) or (form.holes and not row.holes):
+        return False
+    return not ("integer" in form.kinds and KIT[family].binary and not form.binary)
+
+
+def recipe_for(family: str, form: Form) -> Estimator:
+    from reverie.config import replace
+
+    kit = KIT[family]
+    return replace(kit.recipe, **kit.pictures) if form.kinds == {"image"} else kit.recipe
+
+
+def fit_form(family: str, name: str, *, seed: int = 0, **options: Any) -> Model:
+    form = FORMS[name]
+    recipe = recipe_for(family, form)
+    return recipe.fit(form.make(ROWS, 0), seed=seed, **{**KIT[family].options, **options})
+
+
+@functools.cache
+def _fitted(family: str, name: str) -> Model:
+    return fit_form(family, name)
+
+
+def fitted(family: str, name: str) -> Model:
+    """The model of that family on that form, trained once; a shallow copy, whose `chunk` may be changed."""
+    return copy.copy(_fitted(family, name))
+
+
+def forms_of(family: str) -> list[str]:
+    return [name for name, form in FORMS.items() if takes(family, form)]
+
+
+def pairs(condition: Callable[[str, str], bool] = lambda family, form: True) -> list[tuple[str, str]]:
+    """(family, form) for everything a family takes."""
+    return [(family, form) for family in FAMILIES for form in forms_of(family) if condition(family, form)]
+
+
+def with_verb(verb: str) -> list[str]:
+    return [family for family in FAMILIES if verb in catalog.family(family).can]
+
+
+def first_form(family: str) -> str:
+    return forms_of(family)[0]
+
+
+def conditional() -> list[str]:
+    return [family for family in FAMILIES if "labels" in catalog.family(family).conditions]
+
+
+def labelled(n: int = 240, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers whose place depends on a text label, with unequal frequencies."""
+    rng = np.random.default_rng(seed)
+    y = rng.choice(["a", "b", "c"], n, p=[0.5, 0.3, 0.2])
+    shift = np.select([y == "a", y == "b"], [0.0, 3.0], -3.0)
+    return rng.normal(size=(n, 2)) + shift[:, None], y
+
+
+@functools.cache
+def fitted_conditional(family: str) -> Model:
+    X, y = labelled()
+    return KIT[family].recipe.fit(X, y, seed=0, **KIT[family].options)
+
+
+def same_form(a: Any, b: Any) -> None:
+    """Columns, order and dtypes (or shape and dtype) agree."""
+    assert type(a) is type(b)
+    if isinstance(a, pd.DataFrame):
+        assert list(a.columns) == list(b.columns)
+        assert [str(t) for t in a.dtypes] == [str(t) for t in b.dtypes]
+        for name in a.columns:
+            if isinstance(a[name].dtype, pd.CategoricalDtype):
+                assert list(a[name].cat.categories) == list(b[name].cat.categories)
+    else:
+        assert a.dtype == b.dtype
+        assert a.shape[1:] == b.shape[1:]
+
+
+def identical(a: Any, b: Any) -> bool:
+    """Bitwise equality of two samples, NaN equal to NaN."""
+    if isinstance(a, pd.DataFrame):
+        return bool(a.equals(b))
+    a, b = np.asarray(a), np.asarray(b)
+    return a.dtype == b.dtype and a.shape == b.shape and np.ascontiguousarray(a).tobytes() == np.ascontiguousarray(b).tobytes()
+
+
+def numbers(sample: Any) -> np.ndarray:
+    """Any sample as a float64 matrix (codes for categories, seconds for dates, NaN for missing)."""
+    if not isinstance(sample, pd.DataFrame):
+        return np.asarray(sample, dtype=np.float64).reshape(len(sample), -1)
+    columns = []
+    for name in sample.columns:
+        column = sample[name]
+        if isinstance(column.dtype, pd.CategoricalDtype):
+            columns.append(column.cat.codes.to_numpy(dtype=float))
+        elif column.dtype.kind == "M":
+            columns.append(column.astype("int64").to_numpy(dtype=float))
+        else:
+            columns.append(column.astype("Float64").to_numpy(dtype=float, na_value=np.nan))
+    return np.column_stack(columns)
+
+
+def state(model: Model) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in model.network.state_dict().items()}
+
+
+def same_state(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def network_options(family: str) -> list[str]:
+    """Options of the recipe that take a user's module."""
+    from reverie import config
+
+    return [name for name, f in config.options(type(KIT[family].recipe)).items() if f.default == "auto"]
+
+
+def module_shapes(family: str, option: str) -> tuple[int, int]:
+    """(in, out) of the module that option stands for, on the continuous float table of three columns."""
+    model = fitted(family, "float table")
+    module = getattr(model.network, option)
+    linear = [layer for layer in module.modules() if isinstance(layer, nn.Linear)]
+    return linear[0].in_features, linear[-1].out_features
+
+
+def table_columns(X: Any) -> int:
+    return len(as_dataset(X).schema.data_fields)

@@ -1,0 +1,137 @@
+"""Tiny recipes and data for every family, and a throwaway two-phase family that exists for the tests alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace as with_fields
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from reverie import catalog
+from reverie.config import recipe
+from reverie.data.schema import Schema
+from reverie.data.space import Batch, Space, Wants
+from reverie.estimator import Estimator
+from reverie.learning.descent import Descent
+from reverie.learning.gradient import Gradient
+from reverie.learning.phases import Phase
+from reverie.learning.run import Run
+from reverie.models.gan import GAN
+from reverie.models.mixture import GaussianMixture
+from reverie.models.rbm import RBM
+from reverie.models.vae import VAE
+from reverie.nn.specs import MLP
+from reverie.rng import Noise
+
+
+@recipe
+class Stack(Estimator):
+    """Two linear autoencoders, the second on the codes of the first: phases, shares and a network in two halves."""
+
+    family: ClassVar[str] = "stack"
+    defaults: ClassVar[dict[str, Any]] = {"epochs": 4, "batch_size": 100}
+    wide: int = Field(6, ge=1)
+    """Units of the first layer."""
+    narrow: int = Field(3, ge=1)
+    """Units of the second layer."""
+
+    def wants(self, schema: Schema) -> Wants:
+        return Wants(family="stack", kinds=frozenset({"number"}), density=False, discrete="round")
+
+    def build(self, space: Space) -> StackNetwork:
+        return StackNetwork(space.width, self.wide, self.narrow)
+
+    def phases(self, network: nn.Module, run: Run, *, fresh: bool) -> list[Phase]:
+        assert isinstance(network, StackNetwork)
+
+        def learner(layer: Layer) -> Gradient:
+            return Gradient(layer, Descent(list(layer.parameters()), run, lr=0.01, decay="linear"), run)
+
+        def codes(batch: Batch) -> Batch:
+            with torch.no_grad():
+                return with_fields(batch, x=network.first.encode(batch.x))
+
+        return [
+            Phase("first", lambda: learner(network.first), share=1.0),
+            Phase("second", lambda: learner(network.second), share=1.0, transform=codes),
+        ]
+
+
+class Layer(nn.Module):
+    def __init__(self, width: int, units: int) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(width, units), nn.Linear(units, width)
+
+    def encode(self, x: Tensor) -> Tensor:
+        return torch.tanh(self.up(x))
+
+    def loss(self, batch: Batch, noise: Noise, progress: float) -> dict[str, Tensor]:
+        noisy = batch.x + 0.1 * noise.normal(batch.x.shape[1])
+        return {"loss": (self.down(self.encode(noisy)) - batch.x).square().sum(1)}
+
+
+class StackNetwork(nn.Module):
+    def __init__(self, width: int, wide: int, narrow: int) -> None:
+        super().__init__()
+        self.narrow, self.first, self.second = narrow, Layer(width, wide), Layer(wide, narrow)
+
+    def sample(self, noise: Noise, y: Tensor | None) -> Tensor:
+        return self.first.down(self.second.down(noise.normal(self.narrow).tanh()))
+
+
+STACK_ROW = catalog.Family(
+    name="stack",
+    path="families:Stack",
+    title="Stack",
+    summary="two autoencoders, for tests",
+    can=("sample",),
+    kinds=("number",),
+)
+
+SMALL = MLP(hidden=(16,), activation="silu")
+
+
+def small_recipes() -> dict[str, Estimator]:
+    """One quick recipe per family, by name."""
+    return {
+        "gmm": GaussianMixture(components=3, tol=0),
+        "rbm": RBM(hidden=8, chains=20, schedule="linear"),
+        "vae": VAE(latent=3, encoder=SMALL, decoder=SMALL, schedule="cosine"),
+        "gan": GAN(latent=3, generator=SMALL, discriminator=SMALL),
+        "stack": Stack(),
+    }
+
+
+def numeric_rows(n: int = 501, d: int = 4, *, holes: float = 0.0, seed: int = 0) -> np.ndarray:
+    """Three overlapping clusters in d columns, with holes if wanted."""
+    rng = np.random.default_rng(seed)
+    rows = rng.normal(size=(n, d)) + 3 * rng.integers(0, 3, size=(n, 1))
+    rows[rng.random(rows.shape) < holes] = np.nan
+    return rows
+
+
+def bit_rows(n: int = 501, d: int = 12, *, seed: int = 0) -> np.ndarray:
+    """Yes/no rows around four prototypes."""
+    rng = np.random.default_rng(seed)
+    prototypes = rng.random((4, d)) < 0.5
+    return prototypes[rng.integers(0, 4, n)] ^ (rng.random((n, d)) < 0.1)
+
+
+def rows_for(family: str, n: int = 501) -> np.ndarray:
+    """Data this family learns from: bits for the RBM, holes for the mixture, plain numbers for the others."""
+    if family == "rbm":
+        return bit_rows(n)
+    return numeric_rows(n, holes=0.1 if family == "gmm" else 0.0)
+
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "gmm": {"epochs": 3, "batch_size": 100},
+    "rbm": {"epochs": 3, "batch_size": 100},
+    "vae": {"epochs": 3, "batch_size": 100, "ema": 0.9},
+    "gan": {"epochs": 3, "batch_size": 100, "ema": 0.9},
+    "stack": {"epochs": 4, "batch_size": 100, "ema": 0},
+}
+"""Budgets under which 501 rows make five batches and a tail that joins the fifth."""

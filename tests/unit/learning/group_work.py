@@ -1,0 +1,42 @@
+"""What each of two processes does in the tests of several processes; rank 0 writes its findings as JSON."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import families
+import torch
+from families import OPTIONS, STACK_ROW, rows_for, small_recipes
+
+import runs
+from reverie import catalog
+from reverie.learning.run import start_processes, stop_processes
+
+STOPS = {"gmm": (3, 5, 7), "rbm": (3, 5, 7), "vae": (3, 5, 7), "gan": (3, 5, 7), "stack": (4, 10, 13)}
+"""Updates after which the two-process runs are stopped: inside an epoch, at its end, in the next (or second phase)."""
+
+
+def work(scratch: str) -> None:
+    """Fit every family on two processes, stopped and resumed, and save weights and differences."""
+    root = Path(scratch)
+    catalog.register(STACK_ROW)
+    assert families.STACK_ROW is STACK_ROW
+    rank, world = start_processes("cpu")
+    findings = {}
+    for family, recipe in small_recipes().items():
+        whole = runs.fit(family, root / family / "whole")
+        if rank == 0:
+            torch.save(whole.network.state_dict(), root / f"{family}.pt")
+            want = runs.train_state(root / family / "whole")
+        for step in STOPS[family]:
+            out = root / family / f"stopped-{step}"
+            runs.stopped(family, out, step)
+            runs.resumed(family, out)
+            if rank == 0:
+                findings[f"{family} stopped at {step}"] = runs.differences(want, runs.train_state(out))
+        # 201 rows, batch 100, two processes: the tail of one row would leave rank 1 with nothing.
+        recipe.fit(rows_for(family, 201), **OPTIONS[family])
+    if rank == 0:
+        (root / "findings.json").write_text(json.dumps({"world": world, "differences": findings}))
+    stop_processes()
