@@ -43,7 +43,7 @@ def recipe(cls: type[T]) -> type[T]:
         for name in options:
             if name not in names:
                 raise InvalidOption(
-                    f"{title}: {name}: no such option{did_you_mean(name, names)} Options: {', '.join(names) or 'none'}"
+                    f"{title}: {name}: no such option{did_you_mean(name, names) or '.'} Options: {', '.join(names) or 'none'}"
                 )
         hints = _hints(built)
         cleaned = {name: _clean(title, name, value, hints[name]) for name, value in options.items()}

@@ -350,7 +350,7 @@ class Model:
         for name in options:
             if name not in known:
                 raise InvalidOption(
-                    f"{verb}: {name}: no such option of {self.family}{did_you_mean(name, known)} "
+                    f"{verb}: {name}: no such option of {self.family}{did_you_mean(name, known) or '.'} "
                     f"Options: {', '.join(known) or 'none'}"
                 )
 

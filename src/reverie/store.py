@@ -30,7 +30,7 @@ def load(path: str | Path, *, network: nn.Module | dict[str, nn.Module] | None =
     option name (`{"encoder": ..., "decoder": ...}`). They are never stored or imported by name. Raises
     `CheckpointError` for anything missing, damaged or too new.
     """
-    folder = _model_folder(Path(path))
+    folder = model_folder(Path(path))
     document, state = serial.read(folder, "model")
     if document.get("kind") != "model":
         raise CheckpointError(f"{folder} holds no reverie model")
@@ -52,7 +52,8 @@ def load(path: str | Path, *, network: nn.Module | dict[str, nn.Module] | None =
     return model
 
 
-def _model_folder(path: Path) -> Path:
+def model_folder(path: Path) -> Path:
+    """The folder with model.json: the path itself, or the latest checkpoint of a run."""
     if (path / "model.json").exists():
         return path
     if not path.is_dir():

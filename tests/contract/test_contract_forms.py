@@ -13,6 +13,7 @@ from reverie import catalog
 from reverie.errors import UnsupportedData
 from reverie.model import discover
 
+DAYS = pd.date_range("2024-01-01", periods=30, freq="D", tz="UTC", unit="us")
 REFUSED = [(family, name) for family in FAMILIES for name, form in FORMS.items() if not takes(family, form)]
 
 
@@ -36,7 +37,6 @@ def test_samples_come_back_in_the_form_of_the_data(family, name):
     if isinstance(data, pd.DataFrame):
         pd.testing.assert_index_equal(sample.columns, data.columns)
         assert list(sample.dtypes) == list(data.dtypes)
-        assert set(sample["colour"].dropna()) <= {"red", "green", "blue"}  # grey never occurs
     same_form(sample, data)
     seen = sample["size"].to_numpy() if isinstance(data, pd.DataFrame) else np.asarray(sample, dtype=float)
     assert np.isfinite(seen[~np.isnan(seen)]).all()
@@ -51,15 +51,15 @@ def test_a_one_column_frame_keeps_its_type(family, kind):
         "integer": pd.Series(np.random.default_rng(0).integers(0, 2, 80), dtype="int16"),
         "category": pd.Series(np.random.default_rng(0).choice(["x", "y"], 80)),
         "boolean": pd.Series(np.random.default_rng(0).random(80) < 0.5),
-        "datetime": pd.Series(pd.date_range("2024-01-01", periods=80, freq="D", tz="Europe/Paris", unit="ns")),
+        "datetime": pd.Series(DAYS[np.random.default_rng(0).integers(0, 30, 80)]),
     }[kind]
     frame = pd.DataFrame({"only": column})
     if kind in catalog.family(family).kinds:
         model = KIT[family].recipe.fit(frame, **KIT[family].options)
         sample = model.sample(9, seed=0, **KIT[family].quick_sample)
         assert list(sample.dtypes) == list(frame.dtypes)
-        if kind == "datetime":  # one value a day in training: whole days come back
-            assert (sample["only"] == sample["only"].dt.normalize()).mean() > 0.4 or family == "gan"
+        if kind == "datetime" and "log_prob" in model.can:  # repeated days are a grid: whole days come back
+            assert (sample["only"] == sample["only"].dt.normalize()).all()
     else:
         with pytest.raises(UnsupportedData, match="Families that can"):
             KIT[family].recipe.fit(frame, **KIT[family].options)

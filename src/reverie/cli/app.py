@@ -6,6 +6,7 @@ import contextlib
 import importlib
 import os
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from reverie.cli.screen import Screen
@@ -36,7 +37,7 @@ OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
 
 class Helped(ReverieError):
-    """A command printed its help; there is nothing more to do."""
+    """Help was asked for: the message is its text."""
 
     exit_code = OK
 
@@ -49,7 +50,8 @@ def run(argv: list[str]) -> int:
         guard = contextlib.redirect_stdout(sys.stderr) if screen.json else contextlib.nullcontext()
         with guard:
             return _dispatch(argv, screen)
-    except Helped:
+    except Helped as help_:
+        screen.result({"help": str(help_)}, str(help_))
         return OK
     except BrokenPipeError:
         _close_stdout()
@@ -91,10 +93,12 @@ def _dispatch(argv: list[str], screen: Screen) -> int:
         module = importlib.import_module(f"reverie.cli.{COMMANDS[first].module}")
         code: int = module.run(rest[1:], screen)
         return code
-    if not rest or first.startswith("-"):
-        unknown = f"{first}: no such flag here. " if first.startswith("-") and first not in ("--json", "-q") else ""
-        raise InvalidOption(f"{unknown}give a command: {', '.join(COMMANDS)}. More: reverie --help")
-    raise InvalidOption(f"no command {first!r}{did_you_mean(first, COMMANDS)} Commands: {', '.join(COMMANDS)}")
+    if not rest:
+        screen.problem(overview())
+        return USAGE
+    if first.startswith("-"):
+        raise InvalidOption(f"give a command before {first}: {', '.join(COMMANDS)}. More: reverie --help")
+    raise InvalidOption(f"no command {first!r}{near(first, COMMANDS)} Commands: {', '.join(COMMANDS)}")
 
 
 def overview() -> str:
@@ -114,6 +118,11 @@ def overview() -> str:
             "The flags of a family: reverie fit FAMILY --help. Exit codes: 0 done, 1 failed, 2 usage, 130 interrupted.",
         ]
     )
+
+
+def near(word: str, choices: Iterable[str]) -> str:
+    """`, did you mean 'latent'?`, or a full stop when nothing is close."""
+    return did_you_mean(word, choices) or "."
 
 
 def _fail(screen: Screen, error: BaseException, message: str, code: int) -> int:

@@ -14,7 +14,7 @@ from reverie.data.dataset import Dataset
 from reverie.data.sources import load_data
 from reverie.errors import InvalidOption
 
-GROUP = "data options"
+GROUP = "data"
 Pairs = tuple[str, ...]
 
 _HELP: dict[str, str] = {
@@ -33,7 +33,13 @@ _HELP: dict[str, str] = {
     "mode": "Convert the pictures of a folder: L, LA, RGB or RGBA.",
     "missing": "Cells of a CSV that mean missing, besides the usual ones.",
 }
-_HINTS: dict[str, Any] = {"y": str | None, "roles": Pairs, "kinds": Pairs, "fractions": tuple[float, ...], "missing": Pairs}
+_HINTS: dict[str, Any] = {
+    "y": str | None,
+    "roles": Pairs,
+    "kinds": Pairs,
+    "fractions": tuple[float, ...],
+    "missing": Pairs,
+}
 _NAMES = {"seed": "split-seed"}
 _METAVARS = {"roles": "COLUMN=ROLE ...", "kinds": "COLUMN=KIND ...", "y": "COLUMN", "group": "COLUMN", "time": "COLUMN"}
 
@@ -60,6 +66,11 @@ def data_flags() -> list[Flag]:
         )
         out.append(flag)
     return out
+
+
+def arguments() -> list[str]:
+    """The names of `load_data`'s arguments."""
+    return list(inspect.signature(load_data).parameters)
 
 
 def source_flag(help: str = "") -> Flag:
@@ -93,24 +104,10 @@ def _pairs(flag: str, words: tuple[str, ...]) -> dict[str, str]:
 
 
 def read(source: str, arguments: Mapping[str, Any]) -> Dataset:
-    """`load_data`, with the options of a configuration file checked by name."""
-    known = inspect.signature(load_data).parameters
-    for name in arguments:
-        if name not in known:
-            from reverie.errors import did_you_mean
-
-            raise InvalidOption(f"data: {name}: no such option{did_you_mean(name, known)} Options: {', '.join(known)}")
+    """`load_data` with these arguments."""
     return load_data(source, **arguments)
-
-
-def takes_y(family: Any) -> bool:
-    """Does this family learn from any kind of y?"""
-    return bool(family.conditions)
 
 
 def asked_for_y(arguments: Mapping[str, Any]) -> bool:
     """Did the user name a condition?"""
     return bool(arguments.get("y")) or "condition" in dict(arguments.get("roles") or {}).values()
-
-
-__all__ = ["GROUP", "asked_for_y", "data_arguments", "data_flags", "read", "source_flag", "takes_y"]

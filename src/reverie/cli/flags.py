@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import io
 import re
 import types
@@ -12,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from reverie.cli.app import Helped
+from reverie.cli.app import Helped, near
 from reverie.errors import InvalidOption, did_you_mean
 
 
@@ -24,7 +25,7 @@ class Flag:
     hint: Any
     default: Any = None
     help: str = ""
-    group: str = "options"
+    group: str = "command"
     aliases: tuple[str, ...] = ()
     positional: bool = False
     metavar: str | None = None
@@ -64,7 +65,7 @@ class Flag:
         return tuple(map(str, found))
 
 
-COMMON = "options"
+COMMON = "command"
 JSON = Flag("json", bool, False, "Print one JSON document on stdout, everything else on stderr.")
 QUIET = Flag("quiet", bool, False, "Print no progress, notes or warnings.", aliases=("-q",))
 
@@ -85,19 +86,21 @@ class Parsed:
 
 
 def parse(flags: Sequence[Flag], argv: Sequence[str], *, prog: str, description: str) -> Parsed:
-    """Parse a command line. Raises `InvalidOption` for anything wrong with it, `Helped` after printing help."""
+    """Parse a command line. Raises `InvalidOption` for anything wrong with it, `Helped`, with the text, for --help."""
     import tyro
 
     known = {word: flag for flag in flags for word in flag.words}
     words, given = _prepared(argv, known, prog)
-    shape = _shape(flags)
-    complaint = io.StringIO()
+    shape: Any = _shape(flags)
+    complaint, help_text = io.StringIO(), io.StringIO()  # not terminals: tyro, which ignores NO_COLOR, prints plainly
     try:
-        with contextlib.redirect_stderr(complaint):
-            groups = tyro.cli(shape, args=words, prog=prog, description=description, config=(tyro.conf.OmitArgPrefixes,))
+        with contextlib.redirect_stderr(complaint), contextlib.redirect_stdout(help_text):
+            groups: Any = tyro.cli(
+                shape, args=words, prog=prog, description=description, config=(tyro.conf.OmitArgPrefixes,)
+            )
     except SystemExit as stop:
         if not stop.code:
-            raise Helped("") from None
+            raise Helped(help_text.getvalue()) from None
         raise InvalidOption(_sentence(complaint.getvalue(), words, known, prog)) from None
     values = {flag.name: getattr(getattr(groups, _identifier(flag.group)), flag.key) for flag in flags}
     return Parsed(values, frozenset(given | {f.name for f in flags if f.positional and values[f.name] is not None}))
@@ -131,12 +134,15 @@ def _shape(flags: Sequence[Flag]) -> type:
             if flag.switch and not flag.pairs:
                 marks.append(tyro.conf.FlagCreatePairsOff)
             hint = flag.hint if flag.default is not None else flag.hint | None
-            default = flag.default
-            field: Any = dataclasses.field(default_factory=lambda value=default: value)
+            field: Any = dataclasses.field(default_factory=functools.partial(_same, flag.default))
             inner.append((flag.key, Annotated[(hint, *marks)], field))
         box = dataclasses.make_dataclass(group, inner)
         outer.append((_identifier(group), box, dataclasses.field(default_factory=box)))
     return dataclasses.make_dataclass("reverie", outer)
+
+
+def _same(value: Any) -> Any:
+    return value
 
 
 def _behaviour(flag: Flag) -> str:
@@ -166,7 +172,7 @@ def _prepared(argv: Sequence[str], known: dict[str, Flag], prog: str) -> tuple[l
             continue
         flag = known.get(name)
         if flag is None:
-            raise InvalidOption(f"{prog}: no flag {name}{did_you_mean(name, known)} All flags: {prog} --help")
+            raise InvalidOption(f"{prog}: no flag {name}{near(name, known)} All flags: {prog} --help")
         given.add(flag.name)
         if flag.switch:
             follows = value if equals else waiting[0] if waiting else ""
@@ -201,7 +207,7 @@ def _sentence(box: str, words: list[str], known: dict[str, Flag], prog: str) -> 
     if unknown:
         return f"{prog}: unexpected {unknown[1].split(', ')[0]!r}. How it is called: {prog} --help"
     named = re.search(r"(?:Error parsing|argument) '?(-[\w./-]+)", text)
-    for name in (named[1].rstrip(":.").split("/") if named else ()):
+    for name in named[1].rstrip(":.").split("/") if named else ():
         flag = known.get(name)
         if flag is not None:
             typed = _typed(words, flag)

@@ -20,7 +20,7 @@ def training_flags(defaults: Mapping[str, Any]) -> list[Flag]:
     """The fields of `Training` as flags; `defaults` are the family's."""
     return [
         dataclasses.replace(flag, fallback=str(defaults[flag.key]) if flag.key in defaults else flag.fallback)
-        for flag in _flags(Training, "training options")
+        for flag in _flags(Training, "training")
         if flag.key not in _NOT_FLAGS
     ]
 
@@ -28,7 +28,7 @@ def training_flags(defaults: Mapping[str, Any]) -> list[Flag]:
 def recipe_flags(cls: type, networks: Mapping[str, Any]) -> list[Flag]:
     """The fields of a family's recipe as flags. `networks` maps a network option to the spec picked for it, whose own
     fields become `--encoder.channels` and the like."""
-    group = f"{cls.__name__} options"
+    group = cls.__name__
     out: list[Flag] = []
     for flag in _flags(cls, group):
         specs = _specs(cls, flag.key)
@@ -41,13 +41,15 @@ def recipe_flags(cls: type, networks: Mapping[str, Any]) -> list[Flag]:
         )
         spec = networks.get(flag.key)
         if spec is not None:
-            own = _flags(type(spec), f"{flag.name} options", default=spec)
+            own = _flags(type(spec), flag.name, default=spec)
             out += [dataclasses.replace(f, name=f"{flag.name}.{f.name}") for f in own if f.name != "type"]
     return out
 
 
 def _offer(name: str, specs: Mapping[str, type]) -> str:
-    flags = " ".join(f"--{name}.{f.replace('_', '-')}" for f in config.options(next(iter(specs.values()))) if f != "type")
+    flags = " ".join(
+        f"--{name}.{f.replace('_', '-')}" for f in config.options(next(iter(specs.values()))) if f != "type"
+    )
     return f"Pick one to set its own options, as in --{name} {next(iter(specs))} {flags.split()[0]} ..."
 
 

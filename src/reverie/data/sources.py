@@ -79,13 +79,15 @@ def load_data(
     for column, role in ((group, "group"), (time, "time")):
         if column is not None:
             asked_roles.setdefault(str(column), role)
-    asked = Asked(None if y is False else y, asked_roles, dict(kinds or {}), in_memory, image_size, mode, tuple(missing))
+    asked = Asked(
+        None if y is False else y, asked_roles, dict(kinds or {}), in_memory, image_size, mode, tuple(missing)
+    )
     loaded = _open(source, asked, root)
     data = _dataset(loaded, asked)
     data = _sampled(data.without_y() if y is False else data, loaded.splits, max_rows, seed)
     data = _parted(data, split, fractions, group, time, seed)
     if isinstance(source, str | Path) and (y is None or isinstance(y, str | bool)):
-        given = {"y": y, "roles": roles, "kinds": kinds, "split": split, "fractions": fractions, "group": group}
+        given: dict[str, Any] = {"y": y, "roles": roles, "kinds": kinds, "split": split, "fractions": fractions, "group": group}
         given |= {"time": time, "seed": seed, "root": root, "max_rows": max_rows, "in_memory": in_memory}
         given |= {"image_size": image_size, "mode": mode, "missing": missing}
         data.origin = _origin(source, given)

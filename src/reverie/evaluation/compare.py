@@ -135,7 +135,7 @@ def _rank_samples(rows: Mapping[str, Row], copiers: set[str]) -> tuple[dict[str,
         tied = [name for name, excess in worse.items() if excess - worse[best] <= noise]
         for name, row in ranked.items():
             cells[name] = Cell(row, _mark(name, tied, len(ranked)))
-        note = f"ties within {number(noise)}"
+        note = f"ties within {number(noise, noise)}"
     else:
         note = ""
     return {name: cells.get(name, Cell(row)) for name, row in rows.items()}, note

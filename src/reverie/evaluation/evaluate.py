@@ -20,6 +20,7 @@ from reverie.metrics import wilson
 from reverie.rng import stream
 
 if TYPE_CHECKING:
+    from reverie.data.schema import Schema
     from reverie.data.table import Table
     from reverie.evaluation.protocol import Judged
 
@@ -104,10 +105,10 @@ def _generate(model: Judged, yardstick: Yardstick) -> tuple[list[Table], np.ndar
     for number in range(yardstick.level.sets):
         seed = stream(yardstick.seed, "evaluation", number) % 2**31
         if condition is None:
-            table = schema.read(model.sample(yardstick.n, seed=seed))
+            table = _read(model.sample(yardstick.n, seed=seed), model.schema, schema)
         else:
             made, y = model.sample(yardstick.n, seed=seed, return_y=True)
-            table = schema.read(made)
+            table = _read(made, model.schema, schema)
             if condition.kind == "category" and yardstick.classes:
                 given = model.schema.read_y(y, table.n).astype(np.int64)
                 codes.append(codes_in(given, tuple(condition.categories or ()), yardstick.classes))
@@ -116,6 +117,23 @@ def _generate(model: Judged, yardstick: Yardstick) -> tuple[list[Table], np.ndar
         tables.append(table.select(names))
     views = [yardstick.view(table) for table in tables]
     return tables, np.concatenate(codes) if codes else None, views, time.perf_counter() - start
+
+
+def _read(made: Any, own: Schema, schema: Schema) -> Table:
+    """Samples of a model with schema `own` as a table under the common schema.
+
+    Models compared may have learned from containers that differ in what is written down (order of categories, pixel
+    range); pixels outside the common range are clipped to it.
+    """
+    if own.data_fields == schema.data_fields:
+        return schema.read(made)
+    table = own.read(made)
+    clipped = {
+        field.name: np.clip(table[field.name], field.low, field.high).astype(table[field.name].dtype)
+        for field in schema.data_fields
+        if field.kind == "image" and field.low is not None and field.high is not None
+    }
+    return schema.read(own.restore(table.with_columns(clipped)))
 
 
 def _agreement_row(yardstick: Yardstick, views: list[View], labels: np.ndarray | None) -> Row | None:

@@ -101,7 +101,7 @@ def _level_rows(nats: FloatArray, test: Real, of: str, seconds: float, about: st
             **common,
         )
     ]
-    cells, uniform = _cells(test)
+    cells, uniform = _cells(test, binarised="binarised" in common["measure"])
     if cells and (any(f.kind == "image" for f in test.schema.data_fields) or common["measure"].startswith("counting")):
         scale = -1.0 / (math.log(2.0) * cells)
         error = mean.standard_error * abs(scale)
@@ -121,7 +121,7 @@ def _level_rows(nats: FloatArray, test: Real, of: str, seconds: float, about: st
     return rows
 
 
-def _cells(test: Real) -> tuple[float, float]:
+def _cells(test: Real, *, binarised: bool) -> tuple[float, float]:
     """Mean number of observed cells per row, and the bits per cell of a uniform model (0 if unknown)."""
     cells, bits, known = 0.0, 0.0, True
     for item in test.schema.data_fields:
@@ -131,7 +131,7 @@ def _cells(test: Real) -> tuple[float, float]:
         cells += observed
         levels = 0.0
         if item.kind == "image" and "float" not in item.dtype and item.high is not None:
-            levels = item.high - (item.low or 0.0) + 1.0
+            levels = 2.0 if binarised else item.high - (item.low or 0.0) + 1.0
         elif item.kind in ("category", "boolean"):
             levels = 2.0 if item.kind == "boolean" else float(len(item.categories or ()))
         known = known and levels >= 1.0

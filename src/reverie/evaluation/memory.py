@@ -99,7 +99,8 @@ def _nearer_row(
         features=features,
         seconds=time.perf_counter() - start,
         note=f"share nearer to {size} training rows than to as many test rows; "
-        f"p = {found.p:.2g} from {permutations} permutations; as if {implied:.0%} were copies",
+        f"p = {found.p:.2g} from {permutations} permutations"
+        + (f"; as if {implied:.0%} of the samples were copies" if found.p < P_HINT else ""),
         verdict=words,
         p=found.p,
     )

@@ -121,9 +121,13 @@ def _facts(report: Report) -> list[tuple[str, str]]:
     if options:
         out.append(("Recipe", options))
     parameters = info.get("parameters")
-    if isinstance(parameters, int):
+    if isinstance(parameters, int) and parameters > 0:
         out.append(("Size", f"{parameters:,} parameters"))
-    training = [f"{number(float(info['seconds']))} s"] if isinstance(info.get("seconds"), int | float) else []
+    training = (
+        [f"{number(float(info['seconds']), float(info['seconds']))} s"]
+        if isinstance(info.get("seconds"), int | float)
+        else []
+    )
     if info.get("seed") is not None:
         training.append(f"seed {info['seed']}")
     if training:
@@ -140,9 +144,8 @@ def _facts(report: Report) -> list[tuple[str, str]]:
 
 
 def _options(options: Mapping[str, Any]) -> str:
-    parts = [
-        f"{name} {value}" for name, value in options.items() if isinstance(value, int | float | str) and value != ""
-    ]
+    shown = {name: value for name, value in options.items() if name not in ("family", "type") and value != ""}
+    parts = [f"{name} {value}" for name, value in shown.items() if isinstance(value, int | float | str)]
     text = ", ".join(parts)
     return text if len(text) <= 240 else text[:239] + "…"
 

@@ -114,6 +114,8 @@ def number(value: float | None, spread: float | None = None) -> str:
         return "–"
     if math.isinf(value):
         return "∞" if value > 0 else "−∞"
+    if value.is_integer() and abs(value) < 1e7 and not spread:
+        return f"{value:,.0f}".replace("-", "−")
     if value == 0:
         return "0"
     size = abs(spread) if spread and math.isfinite(spread) and spread > 0 else abs(value) / 100
@@ -121,6 +123,8 @@ def number(value: float | None, spread: float | None = None) -> str:
     if decimals > 7:
         return f"{value:.2e}".replace("-", "−")
     text = f"{value:,.{max(decimals, 0)}f}" if abs(value) < 1e7 else f"{value:.3e}"
+    if not text.strip("-0.,"):
+        text = text.removeprefix("-")
     return text.replace("-", "−")
 
 

@@ -72,7 +72,7 @@ def read_real(data: Any, schema: Schema, limit: int, seed: int, part: str) -> Re
         total = table.n
         table = table.take(_subset(total, limit, seed, part))
         return Real("", schema, table, total, *_labels(schema, table))
-    if part + 'x' in getattr(data, "splits", {}):
+    if part in getattr(data, "splits", {}):
         data = getattr(data, part)
     source, total = data.schema, len(data)
     table = data.take(_subset(total, limit, seed, part))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 import torch
@@ -29,12 +30,23 @@ def global_mean(values: Tensor, batch: Batch, run: Run) -> Tensor:
 
 
 class Gradient(Learner):
-    """minimise mean_rows loss(row) with one `Descent`."""
+    """minimise mean_rows loss(row) with one `Descent`; `start` sets what depends on the data before the first step."""
 
     objective = "loss"
 
-    def __init__(self, network: nn.Module, descent: Descent, run: Run) -> None:
-        self.network, self._descent, self._run = network, descent, run
+    def __init__(
+        self,
+        network: nn.Module,
+        descent: Descent,
+        run: Run,
+        *,
+        start: Callable[[Callable[[], Iterable[Batch]]], None] | None = None,
+    ) -> None:
+        self.network, self._descent, self._run, self._start = network, descent, run, start
+
+    def begin(self, batches: Callable[[], Iterable[Batch]]) -> None:
+        if self._start is not None:
+            self._start(batches)
 
     def step(self, batch: Batch) -> Metrics:
         noise = self._run.noise(batch.rows, batch.x.dtype)

@@ -11,6 +11,7 @@ With y, everything is conditional on it (Sohn et al. 2015).
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, Literal, Self
 
 import torch
@@ -60,7 +61,7 @@ class VAE(Estimator):
     """Learning rate at its highest."""
     schedule: ScheduleName = "cosine"
     """How the learning rate falls over the budget."""
-    warmup: float = Field(0.0, ge=0, lt=1)
+    warmup: float = Field(0.01, ge=0, lt=1)
     """Share of the budget over which the learning rate rises from 0."""
     weight_decay: float = Field(0.0, ge=0)
     """Weight decay of the optimizer."""
@@ -77,8 +78,8 @@ class VAE(Estimator):
         )
 
     def resolve(self, space: Space) -> Self:
-        mlp = MLP(hidden=(512, 512)) if space.grid else MLP(hidden=(256, 256))
-        conv = ConvNet(channels=(32, 64))
+        mlp = MLP(hidden=(512, 512), activation="gelu") if space.grid else MLP(hidden=(256, 256), activation="gelu")
+        conv = ConvNet(channels=(16, 32), activation="gelu")
         return replace(
             self,
             encoder=specs.resolve(self.encoder, space.shape, mlp=mlp, conv=conv),
@@ -89,6 +90,8 @@ class VAE(Estimator):
         return VAENetwork(self, space)
 
     def phases(self, network: nn.Module, run: Run, *, fresh: bool) -> list[Phase]:
+        assert isinstance(network, VAENetwork)
+
         def learner() -> Gradient:
             descent = Descent(
                 list(network.parameters()),
@@ -99,7 +102,7 @@ class VAE(Estimator):
                 decay=self.schedule,
                 warmup=self.warmup,
             )
-            return Gradient(network, descent, run)
+            return Gradient(network, descent, run, start=network.start if fresh else None)
 
         return [Phase("train", learner)]
 
@@ -108,6 +111,8 @@ class VAENetwork(nn.Module):
     """Encoder, decoder and the likelihood of each block of the space."""
 
     likelihood = "lower bound"
+    centre: Tensor
+    _steps: Tensor
 
     def __init__(self, options: VAE, space: Space) -> None:
         super().__init__()
@@ -124,13 +129,38 @@ class VAENetwork(nn.Module):
         condition = space.condition_width
         self.encoder = specs.build(options.encoder, in_shape, (2 * options.latent,), condition)  # type: ignore[arg-type]
         self.decoder = specs.build(options.decoder, (options.latent,), out_shape, condition)  # type: ignore[arg-type]
+        # Where the data's mean goes: the decoder starts from it instead of learning it, the encoder sees what differs.
+        self.register_buffer("centre", torch.zeros(space.width))
+        self.bias = nn.Parameter(torch.zeros(outputs))
         steps = [step for block in space.blocks for step in _step_columns(block)]
         self.register_buffer("_steps", torch.tensor(steps), persistent=False)
 
     # ------------------------------------------------------------------ the two halves
 
+    def start(self, batches: Callable[[], Iterable[Batch]]) -> None:
+        """Centre the encoder's input, and let the decoder's bits and classes begin at their frequency in the data."""
+        sums, counts = torch.zeros(self.space.width, dtype=torch.float64), torch.zeros(self.space.width)
+        for batch in batches():
+            x = batch.x.detach().flatten(1).cpu()
+            seen = torch.ones_like(x) if batch.observed is None else batch.observed.flatten(1).cpu().to(x.dtype)
+            sums += (x * seen).sum(0).double()
+            counts += seen.sum(0)
+        mean = (sums / counts.clamp_min(1)).float()
+        self.centre.copy_(mean)
+        start = 0
+        with torch.no_grad():
+            for block in self.space.blocks:
+                wide = lik.parameter_width(block.kind, block.width)
+                share = mean[block.start : block.stop].clamp(0.001, 0.999)
+                if block.kind == "binary":
+                    self.bias[start : start + wide] = torch.logit(share)
+                elif block.kind == "category":
+                    self.bias[start : start + wide] = share.log()
+                start += wide
+
     def posterior(self, x: Tensor, observed: Tensor | None, y: Tensor | None) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of q(z | x), each (n, latent)."""
+        x = x - self.centre.view_as(x[0])
         if self.space.missing:
             seen = torch.ones_like(x) if observed is None else observed.to(x.dtype)
             x = torch.cat([x * seen, seen], 1)
@@ -143,7 +173,7 @@ class VAENetwork(nn.Module):
     def parameters_of(self, z: Tensor, y: Tensor | None) -> Tensor:
         """The decoder's output, one flat row per example."""
         out: Tensor = self.decoder(z) if y is None else self.decoder(z, y)
-        return out.flatten(1)
+        return out.flatten(1) + self.bias
 
     def cell_log_prob(self, x: Tensor, parameters: Tensor) -> Tensor:
         """log p(x_j | z) of each column, (n, width)."""

@@ -51,8 +51,12 @@ class ConvNet:
     """Strided convolutions that halve the picture once per entry of `channels` (or double it, when generating)."""
 
     type: Literal["conv"] = "conv"
-    channels: tuple[Annotated[int, Field(ge=1)], ...] = (32, 64)
+    channels: tuple[Annotated[int, Field(ge=1)], ...] = (16, 32)
     """Channels at each resolution, from the picture's down."""
+    kernel: Literal[3, 5] = 5
+    """Side of the filters that look at the picture; generating uses 4 (3 where a side is odd)."""
+    hidden: int = Field(256, ge=0)
+    """Units of the fully connected layer between the convolutions and the vector; 0 for none."""
     activation: Activation = "silu"
     """Nonlinearity after each convolution."""
     norm: Literal["none", "group"] = "none"
@@ -71,7 +75,7 @@ def _parse(value: Any) -> Any:
     if isinstance(value, str):
         if value in SPECS:
             return SPECS[value]()
-        raise ValueError(f"no network spec {value!r}{did_you_mean(value, names)} Give {', '.join(names)} or a module")
+        raise ValueError(f"no network spec {value!r}{did_you_mean(value, names) or '.'} Give {', '.join(names)} or a module")
     if isinstance(value, Mapping):
         kind = value.get("type")
         if kind == "external":
@@ -185,11 +189,15 @@ class ConvDown(nn.Module):
         layers: list[nn.Module] = []
         before = channels + condition
         for after in spec.channels:
-            layers += [nn.Conv2d(before, after, 3, stride=2, padding=1), *_norm(spec, after), activation(spec.activation)]
+            layers += [nn.Conv2d(before, after, spec.kernel, stride=2, padding=spec.kernel // 2)]
+            layers += [*_norm(spec, after), activation(spec.activation)]
             before = after
         depth = len(spec.channels)
         flat = before * _sizes(height, depth)[-1] * _sizes(width, depth)[-1]
-        self.layers = nn.Sequential(*layers, nn.Flatten(), nn.Linear(flat, out))
+        head: list[nn.Module] = [nn.Linear(flat, out)]
+        if spec.hidden:
+            head = [nn.Linear(flat, spec.hidden), activation(spec.activation), nn.Linear(spec.hidden, out)]
+        self.layers = nn.Sequential(*layers, nn.Flatten(), *head)
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         if y is not None:
@@ -217,7 +225,11 @@ class ConvUp(nn.Module):
             layers.append(nn.ConvTranspose2d(before, after, kernel, stride=2, padding=1))
             if level:
                 layers += [*_norm(spec, after), activation(spec.activation)]
-        self.first = nn.Linear(in_width + condition, _size(self._start))
+        wide = in_width + condition
+        first: list[nn.Module] = [nn.Linear(wide, _size(self._start))]
+        if spec.hidden:
+            first = [nn.Linear(wide, spec.hidden), activation(spec.activation), nn.Linear(spec.hidden, _size(self._start))]
+        self.first = nn.Sequential(*first)
         self.layers = nn.Sequential(activation(spec.activation), *layers)
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:

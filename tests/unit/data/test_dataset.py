@@ -91,6 +91,8 @@ def test_groups_never_straddle():
     uneven = pd.DataFrame({"a": np.arange(10.0), "g": [0] * 9 + [1]})
     parts = load_data(uneven, group="g").splits
     assert all(len(rows) for rows in parts.values())
+    halves = load_data(pd.DataFrame({"a": np.arange(10.0), "g": [0] * 5 + [1] * 5}), group="g").splits
+    assert [len(rows) for rows in halves.values()] == [5, 5]
     with pytest.raises(DataError, match="1 groups, too few"):
         load_data(uneven[:9], group="g")
 

@@ -125,9 +125,11 @@ def test_parquet(tmp_path):
     pytest.importorskip("pyarrow")
     path = tmp_path / "a.parquet"
     whole = frame()
-    whole.set_index(pd.Index(range(7, 107), name="row")).to_parquet(path, row_group_size=17)
+    whole.set_index(pd.Index([f"r{v}" for v in range(100)], name="row")).to_parquet(path, row_group_size=17)
     disk = streamed(path, "c")
     assert len(disk.source.groups.places) == 6
+    assert disk.take([-1])["u"].tolist() == [99]
+    assert disk.schema.names == tuple(whole.columns)
     pd.testing.assert_frame_equal(load_data(path, in_memory=False, split=None).X, whole)
     pd.testing.assert_frame_equal(load_data(path, in_memory=True, split=None).X, whole)
     streamed(path, list(range(4)) * 25)

@@ -2,12 +2,15 @@
 
 import io
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from evaluation_fakes import normal_data, normal_model
+from evaluation_fakes import FakeModel, as_dataset, digits, normal_data, normal_model
 from test_evaluation_forms import check_page
 
+from reverie.data.dataset import Dataset
+from reverie.data.schema import Schema
 from reverie.errors import InvalidOption, SchemaMismatch
 from reverie.evaluation import compare
 
@@ -109,6 +112,21 @@ def test_forms(comparison, tmp_path):
     assert "<table>" in comparison._repr_html_()
     with pytest.raises(KeyError, match="Lines"):
         comparison.line("nothing")
+
+
+def test_models_that_learned_another_pixel_range_are_read_into_the_common_one():
+    images, labels = digits()
+    narrow = as_dataset(images // 15, labels)
+    field = replace(narrow.schema.data_fields[0], high=16.0)
+    schema = Schema((field, *narrow.schema.fields[1:]), narrow.schema.container)
+    real = Dataset(schema, narrow.take(np.arange(400)))
+    wide = as_dataset(images // 15)
+    assert wide.schema.data_fields[0].high == 255
+    first = FakeModel(schema, lambda n, rng: (images[:n] // 15, labels[:n]))
+    second = FakeModel(wide.schema, lambda n, rng: np.full((n, 8, 8), 40, np.uint8))
+    got = compare({"first": first, "second": second}, real, n=60)
+    assert marks(got, "fd[pixel-pca]")["second"] == ""
+    assert got.reports["second"].figures
 
 
 def test_few_rows_are_not_ranked(normals):

@@ -130,7 +130,7 @@ def test_overfitting_and_copying_are_said(normals):
     report = evaluate(model, test, train)
     gap = report.row("train − test gap of log p(x)")
     assert gap.value == 4.0
-    assert gap.verdict == "overfits by 4.000 nats"
+    assert gap.verdict == "overfits by 4 nats"
     nearer = report.row("nearer to train")
     # Half of the 700 training rows are compared: 1/2 + 1/4 in expectation.
     assert nearer.value == pytest.approx(0.75, abs=0.06)
@@ -251,6 +251,9 @@ def test_labels_serve_the_classifier_of_an_unconditional_model(digit_data):
     assert "label agreement" not in names
     assert report.row("bits/dim").value == pytest.approx(100 / 64 / math.log(2))
     assert report.row("bits/dim").kind == "lower bound"
+    assert "a uniform model has 8" in report.row("bits/dim").note
+    model.measure = "counting (pixels binarised stochastically)"
+    assert "a uniform model has 1" in evaluate(model, test, train, n=60).row("bits/dim").note
     assert "fd[domain-classifier]" not in {row.name for row in evaluate(model, test, n=60).rows}
 
 

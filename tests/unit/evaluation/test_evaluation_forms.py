@@ -4,6 +4,8 @@ import io
 import json
 import math
 import re
+import subprocess
+import sys
 from html.parser import HTMLParser
 
 import numpy as np
@@ -138,6 +140,12 @@ def test_page_stands_alone_and_is_well_formed(report, tmp_path):
     assert "coverage[table]" in fragment
 
 
+def test_importing_evaluation_leaves_heavy_packages_alone():
+    code = "import sys, reverie.evaluation; print([m for m in ('pandas','sklearn','PIL','matplotlib','jinja2','rich') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
 def test_unknown_row_names_are_answered(report):
     with pytest.raises(KeyError, match=r"kid\[table\]"):
         report.row("kid")
@@ -239,6 +247,8 @@ def test_ticks_and_strip():
         (123456.7, None, "123,457"),
         (1e-12, None, "1.00e−12"),
         (0.0, 0.5, "0"),
+        (8.0, None, "8"),
+        (-0.0001, 0.01, "0.000"),
         (math.nan, None, "–"),
         (-math.inf, None, "−∞"),
     ],

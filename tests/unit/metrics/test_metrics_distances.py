@@ -46,6 +46,8 @@ def test_frechet_of_sets_in_orthogonal_subspaces():
     rng = np.random.default_rng(12)
     x, y = np.zeros((30, 40)), np.zeros((30, 40))
     x[:, :20], y[:, 20:] = rng.normal(size=(30, 20)), rng.normal(size=(30, 20))
+    turn = np.linalg.qr(rng.normal(size=(40, 40)))[0]  # no axis-aligned zeros: they would hide rounding noise
+    x, y = x @ turn, y @ turn
     # S1 S2 = 0: nothing of the covariances cancels. Roots of rounding noise would add some 1e-7.
     expected = x.var(axis=0, ddof=1).sum() + y.var(axis=0, ddof=1).sum() + ((x.mean(0) - y.mean(0)) ** 2).sum()
     assert frechet_distance(x, y) == pytest.approx(expected, abs=1e-10)
@@ -100,12 +102,12 @@ def test_kid_population_value(d, shift, expected):
 
 def test_kid_is_centred_on_zero_with_a_right_error_for_equal_distributions():
     rng = np.random.default_rng(5)
-    runs = [kid(rng.normal(size=(100, 6)), rng.normal(size=(140, 6))) for _ in range(600)]
+    runs = [kid(rng.normal(size=(100, 6)), rng.normal(size=(140, 6))) for _ in range(400)]
     values = np.array([run.value for run in runs])
     errors = np.array([run.standard_error for run in runs])
-    assert abs(values.mean()) < 4 * values.std(ddof=1) / math.sqrt(600)
+    assert abs(values.mean()) < 4 * values.std(ddof=1) / math.sqrt(400)
     assert (values < 0).any()  # a biased estimate never is
-    # 600 values give the sd to 3 % (5 % as the law is skewed), 3 of those; plain errors fail in this degenerate case.
+    # 400 values give the sd to 3.5 % (5 % as the law is skewed), 3 of those; plain errors fail in this degenerate case.
     assert 0.85 < values.std(ddof=1) / np.sqrt((errors**2).mean()) < 1.15
 
 
