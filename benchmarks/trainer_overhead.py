@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from harness import Timing, paired, timed, write
 from torch import nn
 
-from harness import Timing, paired, timed, write
 from reverie.data.dataset import as_dataset
 from reverie.estimator import _Job, prepare
 from reverie.learning.run import Run
@@ -50,16 +50,16 @@ class Average:
 def trainer_side(recipe: Any, rows: np.ndarray, steps: int, ema: float) -> Timing:
     training = Training(steps=steps, batch_size=BATCH, log_steps=LOG, ema=ema, progress=False)
     run = Run(seed=0, device=torch.device("cpu"))
-    trainer, _, _ = prepare(_Job(recipe, as_dataset(rows), training, None, 0, None), run)
+    trainer, _ = prepare(_Job(recipe, as_dataset(rows), training, None, 0, None), run)
     return timed(lambda: trainer.run() and {"loss": trainer.history[-1]})
 
 
 def bare_vae(recipe: VAE, rows: np.ndarray, steps: int, ema: float) -> Timing:
     """A VAE loop as a careful user writes it: fused Adam, cosine rate, shuffled rows, binarised per batch."""
     run = Run(seed=0, device=torch.device("cpu"))
-    trainer, _, codec = prepare(_Job(recipe, as_dataset(rows), Training(steps=1), None, 0, None), run)
+    trainer, model = prepare(_Job(recipe, as_dataset(rows), Training(steps=1), None, 0, None), run)
     network: Any = trainer.network
-    x_all = codec.prepare(as_dataset(rows).take(np.arange(ROWS))).x
+    x_all = model.codec.prepare(as_dataset(rows).take(np.arange(ROWS))).x
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-3, fused=True)
     source = generator(0, "training")
     network.start(lambda: trainer._whole_batches(trainer.phases[0]))
@@ -104,9 +104,9 @@ def bare_vae(recipe: VAE, rows: np.ndarray, steps: int, ema: float) -> Timing:
 def bare_gan(recipe: GAN, rows: np.ndarray, steps: int, ema: float) -> Timing:
     """The two-player loop as a careful user writes it."""
     run = Run(seed=0, device=torch.device("cpu"))
-    trainer, _, codec = prepare(_Job(recipe, as_dataset(rows), Training(steps=1), None, 0, None), run)
+    trainer, model = prepare(_Job(recipe, as_dataset(rows), Training(steps=1), None, 0, None), run)
     network: Any = trainer.network
-    x_all = codec.prepare(as_dataset(rows).take(np.arange(ROWS))).x
+    x_all = model.codec.prepare(as_dataset(rows).take(np.arange(ROWS))).x
     make = lambda module: torch.optim.Adam(module.parameters(), lr=1e-3, betas=(0.0, 0.99), fused=True)  # noqa: E731
     critic, artist = make(network.discriminator), make(network.generator)
     source, softplus = generator(0, "training"), nn.functional.softplus

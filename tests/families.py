@@ -33,9 +33,9 @@ class Stack(Estimator):
 
     family: ClassVar[str] = "stack"
     defaults: ClassVar[dict[str, Any]] = {"epochs": 4, "batch_size": 100}
-    wide: int = Field(6, ge=1)
+    wide: int = Field(default=6, ge=1)
     """Units of the first layer."""
-    narrow: int = Field(3, ge=1)
+    narrow: int = Field(default=3, ge=1)
     """Units of the second layer."""
 
     def wants(self, schema: Schema) -> Wants:

@@ -9,7 +9,7 @@ import importlib
 from typing import Any
 
 from reverie import catalog
-from reverie._version import __version__
+from reverie._version import __version__ as __version__
 
 _NAMES = {
     "Training": "reverie.learning.training",

@@ -101,7 +101,9 @@ def family(name: str) -> Family:
     """The row of that name. Raises `InvalidOption` with the closest name."""
     rows = families()
     if name not in rows:
-        raise InvalidOption(f"no family is called {name!r}{did_you_mean(name, rows) or '.'} Families: {', '.join(rows)}")
+        raise InvalidOption(
+            f"no family is called {name!r}{did_you_mean(name, rows) or '.'} Families: {', '.join(rows)}"
+        )
     return rows[name]
 
 

@@ -31,9 +31,9 @@ def recipe(cls: type[T]) -> type[T]:
     Booleans and text are refused where a number is wanted (`latent=True` is a mistake, not 1); numpy scalars, as
     sweeps produce them, are taken as the number they are. Raises `InvalidOption`, one line per wrong option.
     """
-    built = pydantic_dataclass(frozen=True, kw_only=True, config=_CONFIG)(cls)
+    built: Any = pydantic_dataclass(frozen=True, kw_only=True, config=_CONFIG)(cls)
     plain_init = built.__init__
-    names = [field.name for field in dataclasses.fields(built) if field.init]  # type: ignore[arg-type]
+    names = [field.name for field in dataclasses.fields(built) if field.init]
 
     @functools.wraps(plain_init)
     def __init__(self: Any, *args: Any, **options: Any) -> None:
@@ -52,7 +52,7 @@ def recipe(cls: type[T]) -> type[T]:
         except pydantic.ValidationError as error:
             raise InvalidOption(_readable(title, error)) from None
 
-    built.__init__ = __init__  # type: ignore[method-assign]
+    built.__init__ = __init__
     return typing.cast("type[T]", built)
 
 
@@ -144,7 +144,9 @@ def _clean(title: str, name: str, value: Any, hint: Any) -> Any:
 
 def _holds_numbers(members: list[Any]) -> bool:
     """Whether a tuple among these types holds numbers."""
-    items = [item for m in members if typing.get_origin(m) is tuple for arg in typing.get_args(m) for item in _members(arg)]
+    items = [
+        item for m in members if typing.get_origin(m) is tuple for arg in typing.get_args(m) for item in _members(arg)
+    ]
     return bool({int, float} & {item for item in items if isinstance(item, type)})
 
 

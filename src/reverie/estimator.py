@@ -17,11 +17,11 @@ from torch import nn
 from reverie import config, serial
 from reverie._version import __version__
 from reverie.data.batches import Batches
-from reverie.data.codec import Codec, fit_codec
+from reverie.data.codec import fit_codec
 from reverie.data.dataset import Dataset, as_dataset
 from reverie.data.schema import Schema
 from reverie.data.space import Space, Wants
-from reverie.errors import Diverged, InvalidOption, Interrupted, RunConflict
+from reverie.errors import Diverged, Interrupted, InvalidOption, RunConflict
 from reverie.learning import launch
 from reverie.learning.folder import RunFolder, read_config
 from reverie.learning.phases import Phase, Position, State
@@ -29,12 +29,25 @@ from reverie.learning.progress import Progress
 from reverie.learning.run import Run, group_is_open, in_worker, pick_device, start_processes, stop_processes
 from reverie.learning.trainer import Hooks, Trainer
 from reverie.learning.training import Training
-from reverie.model import Model, check_same, restore
+from reverie.model import Model, restore
 from reverie.rng import generator, stream
 
 _FREE_TO_CHANGE = frozenset(
-    "epochs steps minutes out progress log_steps checkpoint_minutes checkpoint_steps checkpoint_epochs "
-    "snapshot_epochs patience devices device".split()
+    [
+        "epochs",
+        "steps",
+        "minutes",
+        "out",
+        "progress",
+        "log_steps",
+        "checkpoint_minutes",
+        "checkpoint_steps",
+        "checkpoint_epochs",
+        "snapshot_epochs",
+        "patience",
+        "devices",
+        "device",
+    ]
 )
 """Training options that may differ when a run is resumed: they do not change what a step does."""
 
@@ -113,7 +126,7 @@ class _Job:
     resume: Path | None
 
 
-def prepare(job: _Job, run: Run) -> tuple[Trainer, Model, Codec]:
+def prepare(job: _Job, run: Run) -> tuple[Trainer, Model]:
     """Everything up to the first step: splits, codec, network, phases, trainer, and the model that will be returned."""
     estimator, training = job.estimator, job.training
     train, held_out = _split(job.data, training.validation, job.seed)
@@ -146,7 +159,7 @@ def prepare(job: _Job, run: Run) -> tuple[Trainer, Model, Codec]:
     batches = Batches(train, codec, seed=job.seed, rank=run.rank, world=run.world)
     validation = Batches(held_out, codec, seed=job.seed, rank=run.rank, world=run.world) if held_out else None
     phases = resolved.phases(network, run, fresh=job.start is None)
-    return Trainer(run, network, phases, batches, training, validation=validation), model, codec
+    return Trainer(run, network, phases, batches, training, validation=validation), model
 
 
 def _fit(job: _Job) -> Model:
@@ -155,9 +168,7 @@ def _fit(job: _Job) -> Model:
     joined = group_is_open()
     rank, world = start_processes(training.device)
     try:
-        run = Run(
-            seed=job.seed, device=pick_device(training.device, rank), rank=rank, world=world, clip=training.clip
-        )
+        run = Run(seed=job.seed, device=pick_device(training.device, rank), rank=rank, world=world, clip=training.clip)
         if job.resume is not None:
             _check_resume(job, run)
         with torch.random.fork_rng(devices=[]):
@@ -169,7 +180,7 @@ def _fit(job: _Job) -> Model:
 
 
 def _train(job: _Job, run: Run) -> Model:
-    trainer, model, _ = prepare(job, run)
+    trainer, model = prepare(job, run)
     out = job.resume or (Path(job.training.out) if job.training.out else None)
     folder = RunFolder(out, _run_document(job, run), resume=job.resume is not None) if out and run.is_main else None
     run.broadcast(None)  # nobody goes on before the folder is there, or its error is raised
@@ -190,7 +201,7 @@ def _train(job: _Job, run: Run) -> Model:
 
     def snapshot(network: nn.Module, at: Position) -> None:
         assert folder is not None
-        from reverie.data.pictures import write_snapshot
+        from reverie.data.cards import write_snapshot
 
         write_snapshot(_with(model, copy.deepcopy(network), trainer), folder.root / "samples", at.total)
 
@@ -275,13 +286,15 @@ def _check_start(start: Model, estimator: Estimator, train: Dataset) -> None:
         raise InvalidOption(f"start: expected a Model, got {type(start).__name__}; load a saved one with reverie.load")
     if start.family != estimator.family:
         raise InvalidOption(f"start: a {start.family} model cannot be the start of a {estimator.family}")
-    check_same(start.schema, train.schema)
+    start.schema.check_same(train.schema)
     old, new = start.info.get("resolved"), config.to_json(estimator.resolve(start.codec.space))
     shapes = {k: v.shape for k, v in start.network.state_dict().items()}
     fresh = {k: v.shape for k, v in estimator.resolve(start.codec.space).build(start.codec.space).state_dict().items()}
     if shapes != fresh:
         differs = [key for key in new if isinstance(old, dict) and old.get(key) != new[key]]
-        raise InvalidOption(f"start: its network has other shapes than this recipe's ({', '.join(differs) or 'network'})")
+        raise InvalidOption(
+            f"start: its network has other shapes than this recipe's ({', '.join(differs) or 'network'})"
+        )
 
 
 def _split(data: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset | None]:
@@ -305,7 +318,9 @@ def _split(data: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset | N
     return data.view(np.flatnonzero(~mask)), data.view(np.flatnonzero(mask))
 
 
-def dry_run(estimator: Estimator, X: Any, y: Any = None, *, training: Training | None = None, seed: int = 0, **overrides: Any) -> dict[str, Any]:
+def dry_run(
+    estimator: Estimator, X: Any, y: Any = None, *, training: Training | None = None, seed: int = 0, **overrides: Any
+) -> dict[str, Any]:
     """What a fit would cost, from three real steps: parameters, bytes, seconds per epoch, the split by phases."""
     import time
 
@@ -313,7 +328,7 @@ def dry_run(estimator: Estimator, X: Any, y: Any = None, *, training: Training |
     data = as_dataset(X, y)
     run = Run(seed=seed, device=pick_device(training.device), clip=training.clip)
     with torch.random.fork_rng(devices=[]):
-        trainer, model, codec = prepare(_Job(estimator, data, training, None, seed, None), run)
+        trainer, model = prepare(_Job(estimator, data, training, None, seed, None), run)
         plan = trainer.plan()
         seconds = trainer.time_steps(3)
     state = sum(t.numel() * t.element_size() for t in trainer.network.state_dict().values())
@@ -369,5 +384,3 @@ def _space_of(document: dict[str, Any]) -> Space:
 def _as_recipe(model: Model, estimator: Estimator) -> Model:
     model.estimator = estimator
     return model
-
-

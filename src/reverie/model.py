@@ -21,7 +21,7 @@ from reverie.data.dataset import Dataset
 from reverie.data.schema import Schema
 from reverie.data.table import Table
 from reverie.errors import CheckpointError, InvalidOption, SchemaMismatch, Unsupported, did_you_mean
-from reverie.rng import Noise, RowNoise, stream
+from reverie.rng import LatticeNoise, Noise, RowNoise, stream
 
 NEEDS: dict[str, tuple[str, ...]] = {
     "sample": ("sample",),
@@ -45,26 +45,6 @@ def discover(network_type: type[nn.Module]) -> frozenset[str]:
         for verb, methods in NEEDS.items()
         if all(callable(getattr(network_type, method, None)) for method in methods)
     )
-
-
-class _LatticeNoise(Noise):
-    """The k-th of K fixed offsets for dequantisation, the same for every row: a Kronecker lattice, midpoints in 1-D."""
-
-    def __init__(self, rows: int, number: int, of: int) -> None:
-        self.rows, self._number, self._of = rows, number, of
-
-    def uniform(self, *shape: int) -> Tensor:
-        width = math.prod(shape)
-        root = 2.0  # the real root of x^(width + 1) = x + 1, by fixed-point iteration
-        for _ in range(50):
-            root = (1 + root) ** (1 / (width + 1))
-        steps = root ** -torch.arange(1.0, width, dtype=torch.float64)
-        first = torch.tensor([(self._number + 0.5) / self._of], dtype=torch.float64)
-        rest = torch.remainder(0.5 + (self._number + 1) * steps, 1.0)
-        return torch.cat([first, rest])[:width].expand(self.rows, width).reshape(self.rows, *shape)
-
-    def normal(self, *shape: int) -> Tensor:
-        raise AssertionError("dequantisation draws uniforms only")
 
 
 @final
@@ -194,7 +174,7 @@ class Model:
         codec, n = self.codec, len(rows)
         draws: list[Noise]
         if codec.noise_width and codec.lowers and codec.space.grid is None:
-            draws = [_LatticeNoise(n, number, offsets) for number in range(offsets)]
+            draws = [LatticeNoise(n, number, offsets) for number in range(offsets)]
         elif codec.noise_width and codec.lowers:
             draws = [self._noise(seed, f"dequantise {number}", n, start) for number in range(offsets)]
         else:
@@ -215,7 +195,8 @@ class Model:
         x, observed = x.to(self.device), _moved(rows.observed, self.device)
         log_prob: Any = self.network.log_prob
         if rows.y is not None or self.codec.condition is None:
-            return log_prob(x, observed, _moved(rows.y, self.device), self._noise(*key), **options).double()
+            given: Tensor = log_prob(x, observed, _moved(rows.y, self.device), self._noise(*key), **options)
+            return given.double()
         frequencies = self.codec.condition.frequencies
         if frequencies is None:
             raise InvalidOption("log_prob: this model was trained with a numeric y: pass y to get log p(x | y)")
@@ -378,7 +359,7 @@ class Model:
     def _tables(self, X: Any, y: Any) -> Iterator[tuple[int, Table]]:
         """Chunks of the data as tables, checked against the schema; with the condition column when y is given."""
         if isinstance(X, Dataset):
-            check_same(self.schema, X.schema)
+            self.schema.check_same(X.schema)
             self._check_dataset_y(X, y)
             start = 0
             for table in X.chunks(self.chunk):
@@ -480,7 +461,7 @@ class Model:
         return f"Model({self.estimator!r}, {len(self.history)} epochs)"
 
     def _repr_html_(self) -> str:
-        from reverie.data.pictures import model_card
+        from reverie.data.cards import model_card
 
         return model_card(self)
 
@@ -503,24 +484,6 @@ def restore(estimator: Any, document: dict[str, Any], state: Any) -> Model:
         warnings=document["warnings"],
         info=document["info"],
     )
-
-
-def check_same(trained: Schema, given: Schema) -> None:
-    """Refuse a dataset whose data fields differ from those a model was trained on, naming the first difference."""
-    theirs = {field.name: field for field in given.data_fields}
-    for field in trained.data_fields:
-        other = theirs.pop(field.name, None)
-        if other is None:
-            raise SchemaMismatch(
-                f"the model was trained on the column {field.name!r}, which these data do not have"
-                + did_you_mean(field.name, theirs)
-            )
-        for name in ("kind", "shape", "categories"):
-            before, now = getattr(field, name), getattr(other, name)
-            if before != now:
-                raise SchemaMismatch(f"column {field.name!r}: its {name} was {before} in training and is {now} here")
-    if theirs:
-        raise SchemaMismatch(f"these data have columns the model was not trained on: {', '.join(map(repr, theirs))}")
 
 
 def _moved(tensor: Tensor | None, device: torch.device) -> Tensor | None:

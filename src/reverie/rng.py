@@ -112,11 +112,30 @@ class StreamNoise(Noise):
         self.rows = len(range(rank, global_rows, world))
 
     def normal(self, *shape: int) -> Tensor:
-        drawn = torch.randn(
-            self._global, *shape, generator=self._source, device=self._source.device, dtype=self._dtype
-        )
+        drawn = torch.randn(self._global, *shape, generator=self._source, device=self._source.device, dtype=self._dtype)
         return drawn if self._world == 1 else drawn[self._rank :: self._world]
 
     def uniform(self, *shape: int) -> Tensor:
         drawn = torch.rand(self._global, *shape, generator=self._source, device=self._source.device, dtype=self._dtype)
         return drawn if self._world == 1 else drawn[self._rank :: self._world]
+
+
+class LatticeNoise(Noise):
+    """The `number`-th of `of` fixed offsets on the unit cube, the same for every row: midpoints in the first dimension,
+    a Kronecker lattice in the others. For averages over dequantisation offsets that do not depend on a seed."""
+
+    def __init__(self, rows: int, number: int, of: int) -> None:
+        self.rows, self._number, self._of = rows, number, of
+
+    def uniform(self, *shape: int) -> Tensor:
+        width = math.prod(shape)
+        root = 2.0  # the root of x^(width + 1) = x + 1, by fixed-point iteration
+        for _ in range(50):
+            root = (1 + root) ** (1 / (width + 1))
+        steps = root ** -torch.arange(1.0, width, dtype=torch.float64)
+        first = torch.tensor([(self._number + 0.5) / self._of], dtype=torch.float64)
+        rest = torch.remainder(0.5 + (self._number + 1) * steps, 1.0)
+        return torch.cat([first, rest])[:width].expand(self.rows, width).reshape(self.rows, *shape)
+
+    def normal(self, *shape: int) -> Tensor:
+        raise NotImplementedError("a lattice on the unit cube has no normals")

@@ -242,7 +242,9 @@ class Lock:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             self._file.close()
-            raise RunConflict(f"{root} is being written by another process: wait for it or choose another out") from None
+            raise RunConflict(
+                f"{root} is being written by another process: wait for it or choose another out"
+            ) from None
 
     def release(self) -> None:
         self._file.close()

@@ -19,8 +19,7 @@ from reverie.model import Model, restore
 def recipe_class(name: str) -> type[Estimator]:
     """The estimator class of a family of the catalog."""
     row = catalog.family(name)
-    found = getattr(importlib.import_module(row.module), row.class_name)
-    return found  # type: ignore[no-any-return]
+    return getattr(importlib.import_module(row.module), row.class_name)  # type: ignore[no-any-return]
 
 
 def load(path: str | Path, *, network: nn.Module | dict[str, nn.Module] | None = None) -> Model:

@@ -59,7 +59,7 @@ def test_unasked_y_is_drawn_as_often_as_in_training(family):
 def test_y_drives_the_sample(family):
     """Trained long enough, the class means come out in order (they lie 3 sd apart in training)."""
     X, y = labelled(400)
-    model = KIT[family].recipe.fit(X, y, seed=0, **{**KIT[family].options, "epochs": 40, "ema": 0})
+    model = KIT[family].recipe.fit(X, y, seed=0, **{**KIT[family].options, "epochs": 80, "ema": 0})
     means = [float(model.sample(400, y=label, seed=0).mean()) for label in ("c", "a", "b")]
     assert means[0] + 0.5 < means[1] < means[2] - 0.5
 

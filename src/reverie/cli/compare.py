@@ -78,7 +78,7 @@ def run(argv: list[str], screen: Screen) -> int:
     trained = [entry for entry in entries if entry.model is not None]
     left_out = {entry.family: entry.reason or "" for entry in entries if entry.model is None}
     if not trained:
-        raise UnsupportedData("; ".join(f"{name}: {reason}" for name, reason in left_out.items()))
+        raise UnsupportedData("; ".join(left_out.values()))
     _judge(trained, left_out, data, parsed, out, screen)
     return OK
 

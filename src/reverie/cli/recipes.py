@@ -115,6 +115,9 @@ def recipe_options(
 ) -> dict[str, Any]:
     """The recipe's options: those of a configuration file, with the typed flags over them."""
     options = dict(start)
+    for name, spec in networks.items():
+        if spec is not None and isinstance(options.get(name), Mapping):
+            options[name] = spec
     for key, value in typed.items():
         name, _, part = key.partition("__")
         if not part:
@@ -123,7 +126,4 @@ def recipe_options(
         name, _, part = key.partition("__")
         if part:
             options[name] = config.replace(options.get(name, networks[name]), **{part: value})
-    for name, spec in networks.items():
-        if spec is not None and isinstance(options.get(name), Mapping):
-            options[name] = spec
     return options

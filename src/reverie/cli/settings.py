@@ -63,7 +63,9 @@ def _yaml(text: str) -> Any:
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise _YAMLError(" ".join(str(error).split())) from None
+        mark = getattr(error, "problem_mark", None)
+        where = f" at line {mark.line + 1}" if mark is not None else ""
+        raise _YAMLError(f"{getattr(error, 'problem', None) or error}{where}") from None
 
 
 def sort(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -342,9 +342,7 @@ def _hole_text(label: str, family: str) -> str:
     return f"column {label!r} has missing cells, which {family} does not take. Drop or fill them first"
 
 
-def _fit_step(
-    schema: Schema, field: Field, label: str, values: NDArray[np.float64], wants: Wants
-) -> col.ColumnStep:
+def _fit_step(schema: Schema, field: Field, label: str, values: NDArray[np.float64], wants: Wants) -> col.ColumnStep:
     """The step for one column, from its observed values."""
     if field.kind == "category":
         return col.OneHot(len(field.categories or ()))
@@ -414,6 +412,7 @@ def _grid(label: str, values: NDArray[np.float64], found: col.Profile, wants: Wa
             "identifier give it the role id; otherwise rescale it or declare it kinds={...: 'number'}"
         )
     sd = 1 / step if wants.numbers == "centre" else float(k.std())
+    mode: Literal["native", "dequantise", "round"]
     mode = "native" if wants.discrete == "native" else "dequantise" if wants.discrete == "dequantise" else "round"
     bounds = (float(k.min()), float(k.max())) if mode == "round" or levels is not None else None
     return col.Grid(low, step, float(k.mean()), sd, mode, levels, bounds)

@@ -52,6 +52,8 @@ class ConditionCodec:
         if self.frequencies is not None:
             codes = torch.from_numpy(np.asarray(values, dtype=np.int64))
             return torch.nn.functional.one_hot(codes, len(self.frequencies)).double()
+        assert self.mean is not None
+        assert self.sd is not None
         numbers = np.asarray(values, dtype=np.float64).reshape(len(values), -1)
         return torch.from_numpy((numbers - self.mean) / self.sd)
 
@@ -60,7 +62,7 @@ class ConditionCodec:
         u = noise.uniform().double().cpu().numpy()
         if self.frequencies is not None:
             ends = np.cumsum(self.frequencies)
-            return np.minimum(np.searchsorted(ends, u * ends[-1], side="right"), len(ends) - 1)
+            return np.asarray(np.minimum(np.searchsorted(ends, u * ends[-1], side="right"), len(ends) - 1))
         assert self.pool is not None
         rows = self.pool[np.minimum((u * len(self.pool)).astype(np.int64), len(self.pool) - 1)]
         return rows[:, 0] if rows.shape[1] == 1 else rows

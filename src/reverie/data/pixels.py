@@ -81,9 +81,7 @@ class ImageCodec(Codec):
     def fit(cls, schema: Schema, wants: Wants, sample: Table, condition: ConditionCodec | None) -> ImageCodec:
         field = schema.data_fields[0]
         if wants.images == "refuse":
-            raise UnsupportedData(
-                f"{wants.family} does not take images. Families that can: {others(schema, wants)}"
-            )
+            raise UnsupportedData(f"{wants.family} does not take images. Families that can: {others(schema, wants)}")
         values = sample.columns[field.name]
         high = float(field.high if field.high is not None else 1.0)
         floating = values.dtype.kind == "f"

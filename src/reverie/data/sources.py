@@ -87,7 +87,14 @@ def load_data(
     data = _sampled(data.without_y() if y is False else data, loaded.splits, max_rows, seed)
     data = _parted(data, split, fractions, group, time, seed)
     if isinstance(source, str | Path) and (y is None or isinstance(y, str | bool)):
-        given: dict[str, Any] = {"y": y, "roles": roles, "kinds": kinds, "split": split, "fractions": fractions, "group": group}
+        given: dict[str, Any] = {
+            "y": y,
+            "roles": roles,
+            "kinds": kinds,
+            "split": split,
+            "fractions": fractions,
+            "group": group,
+        }
         given |= {"time": time, "seed": seed, "root": root, "max_rows": max_rows, "in_memory": in_memory}
         given |= {"image_size": image_size, "mode": mode, "missing": missing}
         data.origin = _origin(source, given)

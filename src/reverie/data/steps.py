@@ -88,7 +88,7 @@ class ColumnStep(ABC):
     @property
     @abstractmethod
     def measure(self) -> str:
-        """"Lebesgue", "counting" or "atoms + Lebesgue"."""
+        """ "Lebesgue", "counting" or "atoms + Lebesgue"."""
 
     @abstractmethod
     def prepare(self, values: Floats) -> tuple[Floats, Bools]:
@@ -227,7 +227,7 @@ class Grid(ColumnStep):
         at = np.clip(np.searchsorted(self.values, values), 0, self.values.size - 1)
         below = np.clip(at - 1, 0, None)
         nearer = np.abs(self.values[below] - values) < np.abs(self.values[at] - values)
-        return np.where(nearer, below, at).astype(np.float64)
+        return np.asarray(np.where(nearer, below, at), dtype=np.float64)
 
     def prepare(self, values: Floats) -> tuple[Floats, Bools]:
         return _one_column((self._k(values) - self.mean) / self.sd, ~np.isnan(values))
@@ -237,7 +237,7 @@ class Grid(ColumnStep):
         if self.bounds is not None:
             k = np.clip(k, *self.bounds)
         if self.values is not None:
-            return self.values[k.astype(np.int64)]
+            return np.asarray(self.values[k.astype(np.int64)])
         return self.low + k * self.step
 
     def log_det(self, values: Floats) -> Floats:
@@ -292,7 +292,7 @@ class OneHot(ColumnStep):
         return x, np.repeat(seen[:, None], self.levels, axis=1)
 
     def decode(self, x: Floats) -> Floats:
-        return np.argmax(x, axis=1).astype(np.float64)
+        return np.asarray(np.argmax(x, axis=1), dtype=np.float64)
 
     def blocks(self, name: str) -> list[Block]:
         return [Block(name, "category", 0, self.levels)]

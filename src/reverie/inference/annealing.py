@@ -6,6 +6,7 @@ high (Burda, Grosse & Salakhutdinov 2015; Grosse et al. 2015). The two together 
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -50,7 +51,7 @@ def anneal(
     weights = torch.zeros(state.shape[0], dtype=torch.float64, device=state.device)
     temperatures = betas.tolist()
     last = len(temperatures) - 2
-    for index, (a, b) in enumerate(zip(temperatures[:-1], temperatures[1:], strict=True)):
+    for index, (a, b) in enumerate(itertools.pairwise(temperatures)):
         gain, state = move(state, a, b, index == last)
         weights += gain
     return weights

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable, Iterable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from reverie.data.space import Batch
 from reverie.learning.phases import Learner, Metrics, State
@@ -26,8 +26,8 @@ class Averaged(Learner):
         self._pairs()
 
     def _pairs(self) -> None:
-        self._ours = list(self._average.parameters())
-        self._theirs = list(self.network.parameters())
+        self._ours: list[Tensor] = list(self._average.parameters())
+        self._theirs: list[Tensor] = list(self.network.parameters())
         self._buffers = list(zip(self._average.buffers(), self.network.buffers(), strict=True))
 
     def begin(self, batches: Callable[[], Iterable[Batch]]) -> None:

@@ -25,7 +25,7 @@ def launch(world: int, work: Callable[..., None], arguments: tuple[Any, ...]) ->
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     try:
-        mp.spawn(_worker, args=(world, port, work, arguments, errors), nprocs=world, join=True)
+        mp.spawn(_worker, args=(world, port, work, arguments, errors), nprocs=world, join=True)  # type: ignore[attr-defined,no-untyped-call]
     except Exception as failure:
         if not errors.empty():
             error = errors.get()
@@ -36,7 +36,9 @@ def launch(world: int, work: Callable[..., None], arguments: tuple[Any, ...]) ->
         ) from failure
 
 
-def _worker(rank: int, world: int, port: int, work: Callable[..., None], arguments: tuple[Any, ...], errors: Any) -> None:
+def _worker(
+    rank: int, world: int, port: int, work: Callable[..., None], arguments: tuple[Any, ...], errors: Any
+) -> None:
     import torch
 
     os.environ.update(

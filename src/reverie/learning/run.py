@@ -56,7 +56,8 @@ class Run:
         for group in by_type.values():
             flat = torch.cat([tensor.reshape(-1) for tensor in group])
             dist.all_reduce(flat)
-            for tensor, part in zip(group, flat.split([t.numel() for t in group]), strict=True):
+            parts = torch.split(flat, [t.numel() for t in group])
+            for tensor, part in zip(group, parts, strict=True):
                 tensor.copy_(part.view_as(tensor))
 
     def broadcast(self, value: Any) -> Any:

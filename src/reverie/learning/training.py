@@ -16,37 +16,37 @@ from reverie.errors import InvalidOption
 class Training:
     """How to train. Fields left at None take the family's default, written to the run's config.json."""
 
-    epochs: int | None = Field(None, ge=0)
+    epochs: int | None = Field(default=None, ge=0)
     """Passes over the training rows, for the whole run; phases share them."""
-    steps: int | None = Field(None, ge=1)
+    steps: int | None = Field(default=None, ge=1)
     """Updates for the whole run, instead of epochs."""
-    minutes: float | None = Field(None, gt=0)
+    minutes: float | None = Field(default=None, gt=0)
     """Minutes of active training, instead of epochs; resuming such a run is not bitwise."""
-    batch_size: int | None = Field(None, ge=1)
+    batch_size: int | None = Field(default=None, ge=1)
     """Rows of a global batch, over all processes."""
-    validation: float = Field(0.0, ge=0, lt=1)
+    validation: float = Field(default=0.0, ge=0, lt=1)
     """Share of the training rows kept aside to watch the objective."""
-    patience: int | None = Field(None, ge=1)
+    patience: int | None = Field(default=None, ge=1)
     """Stop after this many epochs without a better validation objective, and return the best weights."""
-    clip: float | None = Field(None, gt=0)
+    clip: float | None = Field(default=None, gt=0)
     """Largest gradient norm; larger gradients are scaled down to it."""
-    ema: float | None = Field(None, ge=0, lt=1)
+    ema: float | None = Field(default=None, ge=0, lt=1)
     """Decay of the running average of the weights that inference then uses; 0 turns it off."""
-    devices: int = Field(1, ge=1)
+    devices: int = Field(default=1, ge=1)
     """Processes to train on."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where tensors live; auto takes a GPU when there is one."""
     out: str | None = None
     """Run folder: config, log, samples and checkpoints go there, and an interrupted run can be resumed."""
-    checkpoint_minutes: float = Field(5.0, gt=0)
+    checkpoint_minutes: float = Field(default=5.0, gt=0)
     """Minutes between checkpoints."""
-    checkpoint_steps: int | None = Field(None, ge=1)
+    checkpoint_steps: int | None = Field(default=None, ge=1)
     """Also write a checkpoint every so many updates."""
-    checkpoint_epochs: int | None = Field(None, ge=1)
+    checkpoint_epochs: int | None = Field(default=None, ge=1)
     """Also write a checkpoint every so many epochs."""
-    snapshot_epochs: int | None = Field(None, ge=1)
+    snapshot_epochs: int | None = Field(default=None, ge=1)
     """Draw samples into the run folder every so many epochs."""
-    log_steps: int = Field(50, ge=1)
+    log_steps: int = Field(default=50, ge=1)
     """Updates between lines of the log."""
     progress: bool | None = None
     """Show a progress line on stderr; by default when stderr is a terminal."""

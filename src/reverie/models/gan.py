@@ -36,33 +36,33 @@ class GAN(Estimator):
     family: ClassVar[str] = "gan"
     defaults: ClassVar[dict[str, Any]] = {"epochs": 100, "batch_size": 128, "ema": 0.999}
 
-    latent: int = Field(32, ge=1)
+    latent: int = Field(default=32, ge=1)
     """Dimensions of the generator's input z."""
     loss: Literal["non_saturating", "minimax"] = "non_saturating"
     """The generator's side of the game."""
-    r1: float = Field(0.1, ge=0)
+    r1: float = Field(default=0.1, ge=0)
     """Weight of the R1 penalty (r1 / 2) |grad_x D(x)|^2 on real examples; 0 leaves it out."""
-    r1_every: int = Field(1, ge=1)
+    r1_every: int = Field(default=1, ge=1)
     """Rounds between R1 penalties, each then weighted by that number (lazy regularisation, Karras et al. 2020)."""
     generator: Network = "auto"
     """Network from z to an example: auto, a spec or a module."""
     discriminator: Network = "auto"
     """Network from an example to one logit: auto, a spec or a module."""
-    discriminator_updates: int = Field(1, ge=1)
+    discriminator_updates: int = Field(default=1, ge=1)
     """Updates of the discriminator per update of the generator."""
     numbers: Literal["standardise", "quantile"] = "standardise"
     """Continuous columns are standardised, or mapped to normal scores by their quantiles (heavy tails)."""
-    temperature: float = Field(0.5, gt=0)
+    temperature: float = Field(default=0.5, gt=0)
     """Temperature of the relaxed draws of category and yes/no columns."""
     optimizer: OptimizerName = "adam"
     """Optimizer of both players."""
-    lr: float = Field(1e-3, gt=0)
+    lr: float = Field(default=1e-3, gt=0)
     """Learning rate of the generator at its highest."""
-    discriminator_lr: float | None = Field(None, gt=0)
+    discriminator_lr: float | None = Field(default=None, gt=0)
     """Learning rate of the discriminator; None takes the generator's."""
-    beta1: float = Field(0.0, ge=0, lt=1)
+    beta1: float = Field(default=0.0, ge=0, lt=1)
     """Momentum of Adam."""
-    beta2: float = Field(0.99, ge=0, lt=1)
+    beta2: float = Field(default=0.99, ge=0, lt=1)
     """Decay of Adam's second moment."""
     schedule: ScheduleName = "cosine"
     """How the learning rates fall over the budget."""
@@ -80,7 +80,9 @@ class GAN(Estimator):
         )
 
     def resolve(self, space: Space) -> Self:
-        mlp = MLP(hidden=(256, 256), activation="relu") if space.grid else MLP(hidden=(128, 128, 128), activation="relu")
+        mlp = (
+            MLP(hidden=(256, 256), activation="relu") if space.grid else MLP(hidden=(128, 128, 128), activation="relu")
+        )
         up, down = ConvNet(channels=(32, 64), activation="relu"), ConvNet(channels=(32, 64), activation="leaky_relu")
         return replace(
             self,

@@ -44,13 +44,13 @@ class GaussianMixture(Estimator):
     family: ClassVar[str] = "gmm"
     defaults: ClassVar[dict[str, Any]] = {"epochs": 100, "batch_size": 65536}
 
-    components: int = Field(8, ge=1)
+    components: int = Field(default=8, ge=1)
     """Number of Gaussians."""
     covariance: Covariance = "full"
     """Shape of the covariances: one full matrix each, one for all, one diagonal each, or one variance each."""
-    floor: float | None = Field(None, ge=0)
+    floor: float | None = Field(default=None, ge=0)
     """Added to every variance, in squared data units; by default 1e-6 of each column's variance."""
-    tol: float = Field(1e-4, ge=0)
+    tol: float = Field(default=1e-4, ge=0)
     """Stop when the mean log-likelihood gains less than this per pass, in nats per example; 0 uses the whole budget."""
     pixels: Literal["dequantise", "logit"] = "dequantise"
     """Grey levels get uniform noise, and with logit are then mapped to the real line."""
@@ -100,13 +100,10 @@ class MixtureNetwork(nn.Module):
         k, d = components, width
         shapes = {"full": (k, d, d), "tied": (d, d), "diag": (k, d), "spherical": (k,)}
         eye = torch.eye(d, dtype=torch.float64)
-        initial = {
-            "full": lambda: eye.repeat(k, 1, 1),
-            "tied": lambda: eye.clone(),
-        }.get(covariance, lambda: torch.ones(shapes[covariance], dtype=torch.float64))
+        one = eye if covariance in ("full", "tied") else torch.ones((), dtype=torch.float64)
         self.register_buffer("weights", torch.full((k,), 1 / k, dtype=torch.float64))
         self.register_buffer("means", torch.zeros(k, d, dtype=torch.float64))
-        self.register_buffer("covariances", initial())
+        self.register_buffer("covariances", one.expand(shapes[covariance]).clone())
         self.register_buffer("floor", floor.double())
         self._factors: tuple[Tensor, Tensor] | None = None
 
@@ -115,7 +112,9 @@ class MixtureNetwork(nn.Module):
     def _precision_factors(self) -> tuple[Tensor, Tensor]:
         """(A, log det A): A such that |A (x - mu)|^2 is the Mahalanobis distance; (K, d, d) lower, or (K, d) diagonal."""
         if self.covariance in ("diag", "spherical"):
-            variances = self.covariances if self.covariance == "diag" else self.covariances[:, None].expand_as(self.means)
+            variances = (
+                self.covariances if self.covariance == "diag" else self.covariances[:, None].expand_as(self.means)
+            )
             a = variances.rsqrt()
             return a, a.log().sum(1)
         covariances = self.covariances if self.covariance == "full" else self.covariances[None]
@@ -136,7 +135,9 @@ class MixtureNetwork(nn.Module):
             precision = a.square()
             means = self.means.to(x.dtype)
             # |A(x - mu)|^2 from one product of [x^2, x]; columns are centred, so nothing cancels badly.
-            quadratic = x.square() @ precision.t() - 2 * x @ (means * precision).t() + (means.square() * precision).sum(1)
+            quadratic = (
+                x.square() @ precision.t() - 2 * x @ (means * precision).t() + (means.square() * precision).sum(1)
+            )
             distance = quadratic.clamp_min_(0)
         elif a.shape[0] == 1:  # tied: whiten once
             white, centres = x @ a[0].t(), self.means.to(x.dtype) @ a[0].t()
@@ -302,9 +303,11 @@ class MixtureNetwork(nn.Module):
         spread = torch.zeros(k, d, d, dtype=torch.float64, device=x.device)
         if len(missing):
             cross = full[:, missing][:, :, columns]
-            gain = torch.cholesky_solve(cross.transpose(1, 2), _cholesky(full[:, columns][:, :, columns])) if len(
-                columns
-            ) else cross.transpose(1, 2)
+            gain = (
+                torch.cholesky_solve(cross.transpose(1, 2), _cholesky(full[:, columns][:, :, columns]))
+                if len(columns)
+                else cross.transpose(1, 2)
+            )
             diff = x[:, None, columns] - self.means[None, :, columns]
             filled[:, :, missing] += torch.einsum("nko,kom->nkm", diff, gain)
             rest = full[:, missing][:, :, missing] - cross @ gain
@@ -393,6 +396,7 @@ def _symmetric(matrices: Tensor) -> Tensor:
 
 def _cholesky(matrices: Tensor) -> Tensor:
     """Batched Cholesky factors; only matrices that fail get jitter, ten times more each try."""
+    lower: Tensor
     lower, info = torch.linalg.cholesky_ex(matrices)
     jitter = 1e-12
     while bool((info > 0).any()):

@@ -42,21 +42,21 @@ class RBM(Estimator):
     family: ClassVar[str] = "rbm"
     defaults: ClassVar[dict[str, Any]] = {"epochs": 50, "batch_size": 100, "ema": 0.999}
 
-    hidden: int = Field(128, ge=1)
+    hidden: int = Field(default=128, ge=1)
     """Hidden units."""
-    sweeps: int = Field(1, ge=1)
+    sweeps: int = Field(default=1, ge=1)
     """Gibbs sweeps per update (the k of CD-k and PCD-k)."""
-    chains: int = Field(200, ge=0)
+    chains: int = Field(default=200, ge=0)
     """Persistent chains; 0 starts the sweeps from the batch (CD-k)."""
-    lr: float = Field(0.2, gt=0)
+    lr: float = Field(default=0.2, gt=0)
     """Learning rate at its highest. Centred gradients with persistent chains bear far more than plain CD does."""
-    momentum: float = Field(0.0, ge=0, lt=1)
+    momentum: float = Field(default=0.0, ge=0, lt=1)
     """Momentum of the updates."""
-    weight_decay: float = Field(0.0, ge=0)
+    weight_decay: float = Field(default=0.0, ge=0)
     """L2 penalty on the weights."""
     schedule: ScheduleName = "linear"
     """How the learning rate falls over the budget."""
-    centring: float = Field(0.01, ge=0, le=1)
+    centring: float = Field(default=0.01, ge=0, le=1)
     """Rate at which the centring offsets follow the data; 0 turns centring off."""
     pixels: Literal["binary", "threshold"] = "binary"
     """Grey levels become bits by a draw anew for every batch, or by a threshold at one half."""
@@ -97,7 +97,9 @@ class RBM(Estimator):
 class RBMNetwork(nn.Module):
     """W (visible, hidden), b (visible,), c (hidden,), the centring offsets, and the cached log Z with its stamp."""
 
-    W: Tensor
+    v_offset: Tensor
+    h_offset: Tensor
+    base: Tensor
     _partition: Tensor
     _stamp: Tensor
 
@@ -183,7 +185,7 @@ class RBMNetwork(nn.Module):
             dw = dw - torch.outer(m, dh) - torch.outer(dv, self.h_offset)
             # A step on the centred W moves the plain biases too.
             dv, dh = dv - dw @ self.h_offset, dh - m @ dw
-        return {self.W: dw + self.weight_decay * self.W, self.b: dv, self.c: dh}  # type: ignore[dict-item]
+        return {self.W: dw + self.weight_decay * self.W, self.b: dv, self.c: dh}
 
     def reconstruction(self, v: Tensor) -> Tensor:
         """The mean-field round trip v -> h -> v."""
@@ -193,7 +195,7 @@ class RBMNetwork(nn.Module):
 
     @property
     def likelihood(self) -> str:
-        """"exact" when a layer can be enumerated, else "estimate"."""
+        """ "exact" when a layer can be enumerated, else "estimate"."""
         return "exact" if min(self.W.shape) <= EXACT_UNITS else "estimate"
 
     def stamp(self) -> Tensor:
@@ -333,13 +335,20 @@ class RBMNetwork(nn.Module):
 
 
 def log_partition(
-    model: Model, *, method: Literal["auto", "exact", "ais"] = "auto", chains: int = 500, temperatures: int = 5000,
-    seed: int = 0, burn_in: int = 500,
+    model: Model,
+    *,
+    method: Literal["auto", "exact", "ais"] = "auto",
+    chains: int = 500,
+    temperatures: int = 5000,
+    seed: int = 0,
+    burn_in: int = 500,
 ) -> dict[str, Any]:
     """log Z of an RBM model, by enumeration or by AIS with its reverse, without touching the model's cache."""
     network = model.network
     if not isinstance(network, RBMNetwork):
         raise Unsupported(f"rbm.log_partition needs an rbm model, got {model.family}")
+    if method not in ("auto", "exact", "ais"):
+        raise InvalidOption(f"method: expected auto, exact or ais, got {method!r}")
     if method not in ("auto", "exact", "ais"):
         raise InvalidOption(f"method: expected auto, exact or ais, got {method!r}")
     with torch.inference_mode():

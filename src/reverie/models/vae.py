@@ -40,11 +40,11 @@ class VAE(Estimator):
     family: ClassVar[str] = "vae"
     defaults: ClassVar[dict[str, Any]] = {"epochs": 50, "batch_size": 128, "ema": 0.995}
 
-    latent: int = Field(16, ge=1)
+    latent: int = Field(default=16, ge=1)
     """Dimensions of the latent code z."""
-    beta: float = Field(1.0, ge=0)
+    beta: float = Field(default=1.0, ge=0)
     """Weight of the KL term; 1 maximises the evidence lower bound."""
-    kl_warmup: float = Field(0.0, ge=0, le=1)
+    kl_warmup: float = Field(default=0.0, ge=0, le=1)
     """Share of the budget over which the weight of the KL term rises from 0 to beta."""
     encoder: Network = "auto"
     """Network from x to mean and log-variance of q(z | x): auto, a spec or a module."""
@@ -57,13 +57,13 @@ class VAE(Estimator):
     """Continuous columns are standardised, or mapped to normal scores by their quantiles (heavy tails)."""
     optimizer: OptimizerName = "adam"
     """Optimizer."""
-    lr: float = Field(1e-3, gt=0)
+    lr: float = Field(default=1e-3, gt=0)
     """Learning rate at its highest."""
     schedule: ScheduleName = "cosine"
     """How the learning rate falls over the budget."""
-    warmup: float = Field(0.01, ge=0, lt=1)
+    warmup: float = Field(default=0.01, ge=0, lt=1)
     """Share of the budget over which the learning rate rises from 0."""
-    weight_decay: float = Field(0.0, ge=0)
+    weight_decay: float = Field(default=0.0, ge=0)
     """Weight decay of the optimizer."""
 
     def wants(self, schema: Schema) -> Wants:
@@ -124,7 +124,7 @@ class VAENetwork(nn.Module):
         outputs = sum(lik.parameter_width(block.kind, block.width) for block in space.blocks)
         out_shape: tuple[int, ...] = (outputs,)
         if space.shape:
-            channels, height, width = space.shape
+            _, height, width = space.shape
             out_shape = (outputs // (height * width), height, width)
         condition = space.condition_width
         self.encoder = specs.build(options.encoder, in_shape, (2 * options.latent,), condition)  # type: ignore[arg-type]

@@ -7,6 +7,7 @@ Every network here maps an input of `in_shape` (and the condition vector y when 
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -42,7 +43,7 @@ class MLP:
     """Units of each hidden layer."""
     activation: Activation = "silu"
     """Nonlinearity after each hidden layer."""
-    dropout: float = Field(0.0, ge=0, lt=1)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
     """Share of hidden units dropped in training."""
 
 
@@ -55,7 +56,7 @@ class ConvNet:
     """Channels at each resolution, from the picture's down."""
     kernel: Literal[3, 5] = 5
     """Side of the filters that look at the picture; generating uses 4 (3 where a side is odd)."""
-    hidden: int = Field(256, ge=0)
+    hidden: int = Field(default=256, ge=0)
     """Units of the fully connected layer between the convolutions and the vector; 0 for none."""
     activation: Activation = "silu"
     """Nonlinearity after each convolution."""
@@ -75,7 +76,9 @@ def _parse(value: Any) -> Any:
     if isinstance(value, str):
         if value in SPECS:
             return SPECS[value]()
-        raise ValueError(f"no network spec {value!r}{did_you_mean(value, names) or '.'} Give {', '.join(names)} or a module")
+        raise ValueError(
+            f"no network spec {value!r}{did_you_mean(value, names) or '.'} Give {', '.join(names)} or a module"
+        )
     if isinstance(value, Mapping):
         kind = value.get("type")
         if kind == "external":
@@ -94,7 +97,7 @@ Network = Annotated[Literal["auto"] | MLP | ConvNet | nn.Module, PlainValidator(
 
 
 def resolve(spec: Any, space_shape: tuple[int, ...] | None, *, mlp: MLP, conv: ConvNet) -> Any:
-    """"auto" -> `conv` when there is a picture of at least 16 pixels a side, else `mlp`; anything else as it is."""
+    """ "auto" -> `conv` when there is a picture of at least 16 pixels a side, else `mlp`; anything else as it is."""
     if spec != "auto":
         return spec
     return conv if space_shape is not None and min(space_shape[1:]) >= 16 else mlp
@@ -147,7 +150,7 @@ class Dense(nn.Module):
         self.out_shape = out_shape
         widths = [_size(in_shape) + condition, *spec.hidden]
         layers: list[nn.Module] = []
-        for a, b in zip(widths[:-1], widths[1:], strict=True):
+        for a, b in itertools.pairwise(widths):
             layers += [nn.Linear(a, b), activation(spec.activation)]
             layers += [nn.Dropout(spec.dropout)] if spec.dropout else []
         self.layers = nn.Sequential(*layers, nn.Linear(widths[-1], _size(out_shape)))
@@ -228,7 +231,11 @@ class ConvUp(nn.Module):
         wide = in_width + condition
         first: list[nn.Module] = [nn.Linear(wide, _size(self._start))]
         if spec.hidden:
-            first = [nn.Linear(wide, spec.hidden), activation(spec.activation), nn.Linear(spec.hidden, _size(self._start))]
+            first = [
+                nn.Linear(wide, spec.hidden),
+                activation(spec.activation),
+                nn.Linear(spec.hidden, _size(self._start)),
+            ]
         self.first = nn.Sequential(*first)
         self.layers = nn.Sequential(activation(spec.activation), *layers)
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import families
-import torch
-from families import OPTIONS, STACK_ROW, rows_for, small_recipes
-
 import runs
+import torch
+
+import families
+from families import OPTIONS, STACK_ROW, rows_for, small_recipes
 from reverie import catalog
 from reverie.learning.run import start_processes, stop_processes
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from families import OPTIONS, rows_for, small_recipes
 
+from families import OPTIONS, rows_for, small_recipes
 from reverie import serial, store
 from reverie.errors import Interrupted
 from reverie.learning.trainer import Trainer

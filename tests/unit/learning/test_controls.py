@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import runs
 import torch
 
 import reverie.estimator
-import runs
 from reverie import serial
 from reverie.learning.trainer import Trainer
 from reverie.rng import generator

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 import runs
+
 from reverie import serial, store
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import group_work
 import pytest
 import torch
-from families import OPTIONS, rows_for, small_recipes
 
-import group_work
+from families import OPTIONS, rows_for, small_recipes
 from reverie.errors import DataError, InvalidOption
 from reverie.learning.launch import launch
 

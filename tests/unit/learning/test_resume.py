@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import torch
-from families import OPTIONS, rows_for, small_recipes
-
 import runs
+import torch
+
+from families import OPTIONS, rows_for, small_recipes
 from reverie import store
 from reverie.errors import RunConflict
 
@@ -54,7 +54,9 @@ def test_budget_in_steps_cut_inside_an_epoch_and_extended(family: str, tmp_path:
     recipe.fit(rows, out=str(tmp_path / "whole"), **{**options, "steps": 13})
     recipe.fit(rows, out=str(tmp_path / "short"), **{**options, "steps": 8})
     store.resume(tmp_path / "short", rows, steps=13)
-    assert runs.differences(runs.train_state(tmp_path / "whole"), runs.train_state(tmp_path / "short")) == ["training"][1:]
+    assert (
+        runs.differences(runs.train_state(tmp_path / "whole"), runs.train_state(tmp_path / "short")) == ["training"][1:]
+    )
 
 
 def test_resume_refuses_another_run(tmp_path: Path) -> None:

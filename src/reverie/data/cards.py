@@ -1,0 +1,89 @@
+"""What a model shows of itself: a notebook card, and sample snapshots in a run folder. Duck-typed; pictures as bytes."""
+
+from __future__ import annotations
+
+import base64
+import html
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from reverie.data.pictures import grid_png, scatter_png
+
+_SHOWN = 16
+_NOT_CURVES = ("epoch", "step", "progress", "partial")
+
+
+def sample_picture(model: Any, *, n: int = _SHOWN, seed: int = 0) -> bytes | None:
+    """A PNG of samples: a grid for images, a scatter plot for two numeric columns, else None."""
+    fields = model.schema.data_fields
+    if len(fields) == 1 and fields[0].kind == "image":
+        images = np.asarray(model.sample(n, seed=seed))
+        side = images.shape[1]
+        return grid_png(images, fields[0].high, scale=max(1, 64 // side))
+    width = sum(max(1, int(np.prod(field.shape))) for field in fields)
+    if width == 2 and all(field.kind == "number" for field in fields):
+        points = np.asarray(model.sample(512, seed=seed), dtype=np.float64).reshape(512, 2)
+        return scatter_png(points, size=320)
+    return None
+
+
+def write_snapshot(model: Any, folder: Path, step: int) -> Path:
+    """Samples of a model in training, as samples/STEP.png, or the first rows of a table as samples/STEP.csv."""
+    picture = sample_picture(model)
+    if picture is not None:
+        path = folder / f"{step:08d}.png"
+        path.write_bytes(picture)
+        return path
+    import pandas as pd
+
+    path = folder / f"{step:08d}.csv"
+    pd.DataFrame(model.sample(_SHOWN, seed=0)).to_csv(path, index=False)
+    return path
+
+
+def curve_svg(history: list[dict[str, Any]], *, width: int = 320, height: int = 120) -> str:
+    """The metrics of a history as one small SVG, each scaled to its own range and named with its last value."""
+    names = [k for k, v in history[-1].items() if isinstance(v, float) and k not in _NOT_CURVES] if history else []
+    lines, colours = [], ("#3d6fb6", "#c2562d", "#5b8c3a", "#8a5aa8", "#7a6a3a", "#3a8c8c")
+    for number, name in enumerate(names[:6]):
+        values = np.array([record.get(name, np.nan) for record in history], dtype=np.float64)
+        values = values[np.isfinite(values)]
+        if not len(values):
+            continue
+        low, span = float(values.min()), float(np.ptp(values)) or 1.0
+        x = np.linspace(6, width - 6, len(values))
+        y = height - 20 - (values - low) / span * (height - 34)
+        points = " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(x, y, strict=True))
+        colour = colours[number]
+        lines.append(f'<polyline fill="none" stroke="{colour}" stroke-width="1.5" points="{points}"/>')
+        label = f"{html.escape(name)} {values[-1]:.4g}"
+        column, row = number % 3, number // 3
+        lines.append(
+            f'<text x="{6 + column * 106}" y="{height - 10 + row * 10}" font-size="9" fill="{colour}">{label}</text>'
+        )
+    body = "".join(lines)
+    return (
+        f'<svg role="img" aria-label="training curves" viewBox="0 0 {width} {height + 4}" width="{width}" '
+        f'height="{height + 4}" font-family="sans-serif">{body}</svg>'
+    )
+
+
+def model_card(model: Any) -> str:
+    """The HTML a notebook shows for a model: what it is, its curves, samples."""
+    title = f"{type(model.estimator).__name__} <small>({html.escape(model.family)})</small>"
+    facts = "".join(f"<li>{html.escape(line)}</li>" for line in model.summary().splitlines()[1:])
+    parts = [f"<h4 style='margin:0'>{title}</h4><ul style='margin:.3em 0 .6em 1.2em'>{facts}</ul>"]
+    if len(model.history) > 1:
+        parts.append(curve_svg(model.history))
+    picture = sample_picture(model)
+    if picture is not None:
+        data = base64.b64encode(picture).decode()
+        parts.append(f'<img alt="samples of the model" style="max-width:320px" src="data:image/png;base64,{data}"/>')
+    else:
+        import pandas as pd
+
+        rows = model.sample(5, seed=0)
+        parts.append(pd.DataFrame(rows).to_html(index=False, border=0, max_cols=12))
+    return f"<div>{''.join(parts)}</div>"
