@@ -59,7 +59,19 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for words in (
         ["fit", "vae", "digits", "--max-rows", "120", "--steps", "3", *small, "--out", str(root / "digits")],
         ["fit", "gmm", "iris", "--components", "2", "--epochs", "3", "--out", str(root / "iris")],
-        ["fit", "gmm", "two_moons", "--max-rows", "300", "--components", "2", "--epochs", "2", "--out", str(root / "moons")],
+        [
+            "fit",
+            "gmm",
+            "two_moons",
+            "--max-rows",
+            "300",
+            "--components",
+            "2",
+            "--epochs",
+            "2",
+            "--out",
+            str(root / "moons"),
+        ],
         ["fit", "vae", str(table), "--steps", "3", *small, "--out", str(root / "mixed")],
     ):
         assert run([*words, "--quiet"]) == 0

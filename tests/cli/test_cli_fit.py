@@ -83,7 +83,21 @@ def test_values_after_space_or_equals_and_words_in_any_order(cli):
 
 
 def test_networks_are_picked_first_and_then_have_flags_of_their_own(cli, tmp_path):
-    said = cli("fit", "vae", "digits", "--max-rows", "60", "--steps", "1", "--encoder=conv", "--encoder.channels", "4", "8", "--out", "r")
+    said = cli(
+        "fit",
+        "vae",
+        "digits",
+        "--max-rows",
+        "60",
+        "--steps",
+        "1",
+        "--encoder=conv",
+        "--encoder.channels",
+        "4",
+        "8",
+        "--out",
+        "r",
+    )
     assert said.code == 0
     model = store.load(tmp_path / "r")
     assert config.to_json(model.estimator)["encoder"]["channels"] == [4, 8]
@@ -102,7 +116,10 @@ def test_networks_are_picked_first_and_then_have_flags_of_their_own(cli, tmp_pat
         (("--encoder", "mlp", "--encoder.hiden", "3"), "did you mean '--encoder.hidden'?"),
         (("--encoder", "mlp", "--encoder.hidden", "a"), "--encoder.hidden: expected whole numbers, got 'a'"),
         (("--latent",), "--latent: expected a whole number, got nothing"),
-        (("--pixels", "nativ"), "--pixels: expected one of native, binary, threshold, got 'nativ', did you mean 'native'?"),
+        (
+            ("--pixels", "nativ"),
+            "--pixels: expected one of native, binary, threshold, got 'nativ', did you mean 'native'?",
+        ),
         (("--lr", "fast"), "--lr: expected a number, got 'fast'"),
         (("--lr", "-1"), "VAE: lr: should be greater than 0 (got -1.0)"),
         (("--validation", "0.1", "--patience", "0"), "Training: patience: should be greater than or equal to 1"),
@@ -117,7 +134,19 @@ def test_wrong_flags_name_the_flag_the_value_and_the_mend(cli, words, expected):
 def test_data_flags_reach_load_data(cli, tmp_path):
     rows = "\n".join(f"{i},{i % 2},{'ab'[i % 2]}" for i in range(40))
     (tmp_path / "t.csv").write_text(f"size,flag,name\n{rows}\n")
-    words = ("--roles", "flag=ignore", "--kinds", "size=number", "--target", "name", "--fractions", "0.5", "0.5", "--split-seed", "4")
+    words = (
+        "--roles",
+        "flag=ignore",
+        "--kinds",
+        "size=number",
+        "--target",
+        "name",
+        "--fractions",
+        "0.5",
+        "0.5",
+        "--split-seed",
+        "4",
+    )
     said = cli("fit", "vae", "t.csv", *words, "--steps", "1", *TINY, "--out", "r", "--json")
     assert said.code == 0
     model = store.load("r")
@@ -145,7 +174,13 @@ def test_y_none_leaves_labels_out(cli):
 
 
 CONFIGS = {
-    "sections": {"family": "gmm", "seed": 5, "estimator": {"components": 3}, "training": {"epochs": 1}, "data": {"source": "iris"}},
+    "sections": {
+        "family": "gmm",
+        "seed": 5,
+        "estimator": {"components": 3},
+        "training": {"epochs": 1},
+        "data": {"source": "iris"},
+    },
     "flat": {"family": "gmm", "seed": 5, "components": 3, "epochs": 1, "data": "iris"},
 }
 
@@ -161,9 +196,34 @@ def test_configuration_files_in_sections_or_flat(cli, tmp_path, shape, ending):
 
 def test_flags_override_the_configuration(cli, tmp_path):
     spec = {"type": "mlp", "hidden": [5], "dropout": 0.5}
-    document = {"latent": 3, "beta": 2.0, "encoder": spec, "decoder": spec, "epochs": 3, "source": "iris", "max_rows": 60}
+    document = {
+        "latent": 3,
+        "beta": 2.0,
+        "encoder": spec,
+        "decoder": spec,
+        "epochs": 3,
+        "source": "iris",
+        "max_rows": 60,
+    }
     (tmp_path / "c.json").write_text(json.dumps(document))
-    assert cli("fit", "vae", "--config", "c.json", "--latent", "4", "--steps", "2", "--encoder.hidden", "6", "7", "--out", "r").code == 0
+    assert (
+        cli(
+            "fit",
+            "vae",
+            "--config",
+            "c.json",
+            "--latent",
+            "4",
+            "--steps",
+            "2",
+            "--encoder.hidden",
+            "6",
+            "7",
+            "--out",
+            "r",
+        ).code
+        == 0
+    )
     model = store.load("r")
     assert (model.estimator.latent, model.estimator.beta, model.info["steps"]) == (4, 2.0, 2)
     assert config.to_json(model.estimator.encoder) | {"activation": ""} == {**spec, "hidden": [6, 7], "activation": ""}
@@ -280,7 +340,17 @@ def test_ctrl_c_saves_exits_130_and_can_be_resumed(tmp_path, capsys, monkeypatch
 def test_two_processes_by_torchrun_speak_with_one_voice(tmp_path):
     words = ["fit", "vae", "iris", "--steps", "2", *TINY, "--out", "r", "--json"]
     done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0", "-m", "reverie", *words],
+        [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc-per-node",
+            "2",
+            "-m",
+            "reverie",
+            *words,
+        ],
         cwd=tmp_path,
         capture_output=True,
         text=True,

@@ -124,7 +124,7 @@ def test_bad_input_gives_one_line_and_no_traceback(cli, words):
     assert said.code in (1, 2)
     assert said.out == ""
     if words != ("--quiet",):
-        assert len([line for line in said.err.strip().splitlines() if not line.startswith("warning:")]) == 1
+        assert len([line for line in said.err.strip().splitlines() if not line.startswith(("warning:", "note:"))]) == 1
         assert said.err.splitlines()[-1].startswith("error: ")
 
 
@@ -148,13 +148,18 @@ def test_unexpected_errors_give_one_line_and_the_traceback_on_request(cli, monke
     monkeypatch.setattr(models, "run", lambda argv, screen: 1 // 0)
     said = cli("models")
     assert said.code == 1
-    assert said.err == "unexpected error: ZeroDivisionError: integer division or modulo by zero (run with REVERIE_DEBUG=1 for the traceback)\n"
+    assert (
+        said.err
+        == "unexpected error: ZeroDivisionError: integer division or modulo by zero (run with REVERIE_DEBUG=1 for the traceback)\n"
+    )
     monkeypatch.setenv("REVERIE_DEBUG", "1")
     assert app.run(["models"]) == 1
     assert "Traceback" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("error", "code"), [(KeyboardInterrupt(), 130), (MissingExtra("install it"), 1), (BrokenPipeError(), 1)])
+@pytest.mark.parametrize(
+    ("error", "code"), [(KeyboardInterrupt(), 130), (MissingExtra("install it"), 1), (BrokenPipeError(), 1)]
+)
 def test_interrupts_and_library_errors_have_their_codes(cli, monkeypatch, error, code):
     from reverie.cli import models
 
@@ -190,6 +195,8 @@ def test_the_installed_command_and_the_module_are_the_same():
 
 def test_a_closed_pipe_is_no_drama():
     code = f"{sys.executable} -m reverie models | head -c 10"
-    done = subprocess.run(["bash", "-c", f"set -o pipefail; {code}"], capture_output=True, text=True, env=dict(os.environ), check=False)
+    done = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {code}"], capture_output=True, text=True, env=dict(os.environ), check=False
+    )
     assert "Traceback" not in done.stderr
     assert "Exception ignored" not in done.stderr

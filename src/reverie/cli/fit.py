@@ -33,7 +33,7 @@ def run(argv: list[str], screen: Screen) -> int:
     document, path = _config_file(argv)
     name, rest = _family(argv, document)
     if name is None:
-        if not argv or argv[0] in ("-h", "--help"):
+        if any(word in ("-h", "--help") for word in argv):
             screen.result({"families": list(catalog.families())}, _help())
             return OK
         raise InvalidOption(f"reverie fit: give a family: {', '.join(catalog.families())}")

@@ -202,7 +202,7 @@ def _is_flag(word: str) -> bool:
 
 def _sentence(box: str, words: list[str], known: dict[str, Flag], prog: str) -> str:
     """tyro's complaint as one line of ours."""
-    text = re.sub(r"\s+", " ", re.sub(r"[─│╭╮╰╯┌┐└┘]+", " ", re.sub(r"\x1b\[[0-9;]*m", "", box))).strip()
+    text = re.sub(r"\s+", " ", re.sub(r"[─│╭╮╰╯┌┐└┘]+|-{3,}", " ", re.sub(r"\x1b\[[0-9;]*m", "", box))).strip()
     unknown = re.search(r"Unrecognized options: (.+?)(?: For full| Perhaps|$)", text)
     if unknown:
         return f"{prog}: unexpected {unknown[1].split(', ')[0]!r}. How it is called: {prog} --help"

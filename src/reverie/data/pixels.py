@@ -202,9 +202,10 @@ class ImageCodec(Codec):
                 v = torch.floor(unit * self.levels) * self._per_level if self.levels else unit * self._high
         images = v.clamp(0.0, self._high).numpy().reshape(len(v), *(self.space.grid or ()))
         images = images[:, 0] if len(self.field.shape) == 2 else np.moveaxis(images, 1, 3)
-        if self.field.dtype.startswith(("uint", "int", "bool")):
-            images = np.round(images).astype(np.uint16 if self.field.dtype == "uint16" else np.uint8)
-        return Table({self.field.name: images.astype(_stored(self.field.dtype))}, len(v))
+        stored = _stored(self.field.dtype)
+        if stored != "float32":
+            images = np.round(images)
+        return Table({self.field.name: images.astype(stored)}, len(v))
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -228,8 +229,9 @@ class ImageCodec(Codec):
 
 
 def _stored(dtype: str) -> str:
-    """The array type in which a Table keeps such images."""
-    return {"uint16": "uint16", "float32": "float32", "float64": "float32", "float16": "float32"}.get(dtype, "uint8")
+    """The array type in which a Table keeps images that the user has as `dtype` (`torch.uint8`, `float64`, ...)."""
+    name = dtype.removeprefix("torch.")
+    return "float32" if "float" in name else "uint16" if name == "uint16" else "uint8"
 
 
 def _float_levels(values: np.ndarray[Any, Any], high: float) -> int:

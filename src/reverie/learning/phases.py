@@ -78,7 +78,7 @@ class Phase:
 @dataclass
 class Position:
     """Where training stands: phase, epoch within it, batches done in that epoch, updates done in the phase and in
-    all, active seconds."""
+    all, active seconds by the clock and of this process's CPU."""
 
     phase: int = 0
     epoch: int = 0
@@ -86,4 +86,5 @@ class Position:
     step: int = 0
     total: int = 0
     seconds: float = 0.0
+    cpu_seconds: float = 0.0
     done: bool = False

@@ -95,6 +95,7 @@ class Trainer:
         self._pending: State | None = None
         self._interrupted = False
         self._last_saved = self._clock = time.perf_counter()
+        self._cpu = time.process_time()
         self._good: State | None = None
         self.checkpoint: str | None = None
 
@@ -104,6 +105,7 @@ class Trainer:
         """Train to the end of the budget and return the network that inference should use."""
         with _interrupts(self):
             self._clock = self._last_saved = time.perf_counter()
+            self._cpu = time.process_time()
             while self.at.phase < len(self.phases) and not self.at.done:
                 self._run_phase(self.phases[self.at.phase])
                 if self.at.phase + 1 < len(self.phases):
@@ -322,6 +324,10 @@ class Trainer:
         """Active seconds of the run so far, earlier sessions included."""
         return self.at.seconds + time.perf_counter() - self._clock
 
+    def cpu_seconds(self) -> float:
+        """CPU seconds of this process in the run so far, all threads, earlier sessions included."""
+        return self.at.cpu_seconds + time.process_time() - self._cpu
+
     def _log_step(self, phase: Phase, rows: int, total: int | None) -> None:
         means = self._sums.means(self.run_)
         self._refuse_non_finite(means)
@@ -397,6 +403,7 @@ class Trainer:
         """Everything needed to go on exactly. Collective."""
         now = time.perf_counter()
         self.at.seconds, self._clock = self.at.seconds + now - self._clock, now
+        self.at.cpu_seconds, self._cpu = self.cpu_seconds(), time.process_time()
         stacked = {name: self.run_.gather_ranks(value) for name, value in self._sums.values.items()}
         return {
             "format": STATE_FORMAT,

@@ -17,9 +17,9 @@ from reverie.model import Model
 
 
 def train_state(root: Path) -> dict[str, Any]:
-    """The saved train state of a run, without its clock."""
+    """The saved train state of a run, without its clocks."""
     state = serial.read(serial.latest(root), "train")[1]
-    state["at"].pop("seconds")
+    del state["at"]["seconds"], state["at"]["cpu_seconds"]
     return state
 
 
