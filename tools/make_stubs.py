@@ -31,9 +31,14 @@ def stub() -> str:
         "from reverie._version import __version__ as __version__",
     ]
     for home in sorted(set(homes.values())):
-        names = ", ".join(f"{name} as {name}" for name in sorted(homes) if homes[name] == home)
-        lines.append(f"from {home} import {names}")
+        names = sorted((name for name in homes if homes[name] == home), key=_import_order)
+        lines += [f"from {home} import {name} as {name}" for name in names]
     return "\n".join(lines) + "\n"
+
+
+def _import_order(name: str) -> tuple[int, str]:
+    """Capitals, then classes, then functions, as ruff sorts imports."""
+    return (0 if name.isupper() else 1 if name[0].isupper() else 2, name)
 
 
 def families_table() -> str:

@@ -8,13 +8,20 @@ from reverie._version import __version__ as __version__
 from reverie.data.dataset import Dataset as Dataset
 from reverie.data.schema import Schema as Schema
 from reverie.data.sources import load_data as load_data
-from reverie.estimator import Estimator as Estimator, dry_run as dry_run, finetune as finetune
-from reverie.evaluation import Comparison as Comparison, Report as Report, compare as compare, evaluate as evaluate
+from reverie.estimator import Estimator as Estimator
+from reverie.estimator import dry_run as dry_run
+from reverie.estimator import finetune as finetune
+from reverie.evaluation import Comparison as Comparison
+from reverie.evaluation import Report as Report
+from reverie.evaluation import compare as compare
+from reverie.evaluation import evaluate as evaluate
 from reverie.learning.training import Training as Training
 from reverie.model import Model as Model
 from reverie.models.gan import GAN as GAN
 from reverie.models.mixture import GaussianMixture as GaussianMixture
 from reverie.models.rbm import RBM as RBM
 from reverie.models.vae import VAE as VAE
-from reverie.nn.specs import ConvNet as ConvNet, MLP as MLP
-from reverie.store import load as load, resume as resume
+from reverie.nn.specs import MLP as MLP
+from reverie.nn.specs import ConvNet as ConvNet
+from reverie.store import load as load
+from reverie.store import resume as resume

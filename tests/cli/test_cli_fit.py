@@ -337,6 +337,7 @@ def test_ctrl_c_saves_exits_130_and_can_be_resumed(tmp_path, capsys, monkeypatch
     assert json.loads(capsys.readouterr().out)["epochs"] == epochs
 
 
+@pytest.mark.slow
 def test_two_processes_by_torchrun_speak_with_one_voice(tmp_path):
     words = ["fit", "vae", "iris", "--steps", "2", *TINY, "--out", "r", "--json"]
     done = subprocess.run(

@@ -365,7 +365,7 @@ def _fit_step(schema: Schema, field: Field, label: str, values: NDArray[np.float
             f"column {label!r} is constant ({values[0]:g}): it has no density. Drop it or give it the role ignore. "
             f"Families that can: {others(schema, wants, 'category')}"
         )
-    if found.kind == "continuous" or not (wants.density or found.kind == "grid"):
+    if found.kind == "continuous" or (found.kind == "levels" and not wants.density):
         return _continuous(values, wants)
     if found.kind == "atoms":
         atoms = np.array(found.values)
@@ -376,7 +376,11 @@ def _fit_step(schema: Schema, field: Field, label: str, values: NDArray[np.float
                 f"density for that. Families that can: {others(schema, wants, 'category')}"
             )
         return col.Atoms(atoms, rest)
-    return _grid(label, values, found, wants)
+    spikes = col.spikes(values) if wants.mixed else np.empty(0)
+    if spikes.size:
+        rest = values[~np.isin(values, spikes)]
+        return col.Atoms(spikes, _grid(field, label, rest, found, wants))
+    return _grid(field, label, values, found, wants)
 
 
 def _profile(values: NDArray[np.float64], *, integer: bool) -> col.Profile:
@@ -401,7 +405,7 @@ def _continuous(values: NDArray[np.float64], wants: Wants) -> col.ColumnStep:
     return col.Affine(float(values.mean()), sd if sd > 0 else 1.0)
 
 
-def _grid(label: str, values: NDArray[np.float64], found: col.Profile, wants: Wants) -> col.ColumnStep:
+def _grid(field: Field, label: str, values: NDArray[np.float64], found: col.Profile, wants: Wants) -> col.ColumnStep:
     levels = np.unique(values) if found.kind == "levels" else None
     low, step = (0.0, 1.0) if levels is not None else (found.low, found.step)
     k = np.searchsorted(levels, values).astype(np.float64) if levels is not None else (values - low) / step
@@ -414,7 +418,11 @@ def _grid(label: str, values: NDArray[np.float64], found: col.Profile, wants: Wa
     sd = 1 / step if wants.numbers == "centre" else float(k.std())
     mode: Literal["native", "dequantise", "round"]
     mode = "native" if wants.discrete == "native" else "dequantise" if wants.discrete == "dequantise" else "round"
-    bounds = (float(k.min()), float(k.max())) if mode == "round" or levels is not None else None
+    bounds: tuple[float | None, float | None] = (None, None)
+    if mode == "round" or levels is not None:
+        bounds = (float(k.min()), float(k.max()))
+    elif mode == "native" and field.kind == "integer" and values.min() >= 0:
+        bounds = (float(np.ceil(-low / step)), None)  # counts: nothing below 0
     return col.Grid(low, step, float(k.mean()), sd, mode, levels, bounds)
 
 

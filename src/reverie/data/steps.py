@@ -22,6 +22,7 @@ Bools = NDArray[np.bool_]
 TIED = 0.05
 """A column with a larger share of repeated values has ties, on which a density would reach unbounded likelihood."""
 _ATOM_SHARE, _MOST_ATOMS, _MOST_STEPS = 0.02, 32, 2**22
+_SPIKE_SHARE, _MOST_SPIKES, _FEW_LEVELS = 0.2, 4, 20
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,15 @@ def _grid_step(unique: Floats) -> float | None:
         if np.abs(unique[0] + k * step - unique).max() <= max(slack, 1e-9 * step):
             return step
     return None
+
+
+def spikes(values: Floats) -> Floats:
+    """Values of a gridded column that hold at least a fifth of its rows each, when the rest spreads over more than 20
+    levels (a cost that is mostly 0): a smooth likelihood would smear them. Empty when there are none."""
+    unique, counts = np.unique(values, return_counts=True)
+    found: Floats = unique[counts >= _SPIKE_SHARE * values.size]
+    enough = 0 < found.size <= _MOST_SPIKES and unique.size - found.size > _FEW_LEVELS
+    return found if enough else np.empty(0)
 
 
 class ColumnStep(ABC):
@@ -210,8 +220,8 @@ class Grid(ColumnStep):
     sd: float
     mode: Literal["native", "dequantise", "round"]
     values: Floats | None = None
-    bounds: tuple[float, float] | None = None
-    """Smallest and largest k, applied on decode (mode "round" and irregular levels)."""
+    bounds: tuple[float | None, float | None] = (None, None)
+    """Smallest and largest k there can be: those seen (mode "round", irregular levels), or k of 0 for counts."""
 
     @property
     def measure(self) -> str:
@@ -234,8 +244,7 @@ class Grid(ColumnStep):
 
     def decode(self, x: Floats) -> Floats:
         k = np.round(x[:, 0] * self.sd + self.mean)
-        if self.bounds is not None:
-            k = np.clip(k, *self.bounds)
+        k = np.clip(k, -np.inf if self.bounds[0] is None else self.bounds[0], self.bounds[1])
         if self.values is not None:
             return np.asarray(self.values[k.astype(np.int64)])
         return self.low + k * self.step
@@ -245,6 +254,8 @@ class Grid(ColumnStep):
         if self.values is None:
             k = self._k(values)
             off = np.abs(k - np.round(k)) > 1e-3
+            if self.bounds[0] is not None:
+                off |= k < self.bounds[0] - 0.5
         else:
             nearest = self.values[np.nan_to_num(self._k(values)).astype(np.int64)]
             off = np.abs(nearest - values) > 1e-6 * max(1.0, float(np.abs(self.values).max()))
@@ -254,7 +265,8 @@ class Grid(ColumnStep):
 
     def blocks(self, name: str) -> list[Block]:
         if self.mode == "native":
-            return [Block(name, "integer", 0, 1, step=(1 / self.sd,))]
+            low = None if self.bounds[0] is None or self.values is not None else (self.bounds[0] - self.mean) / self.sd
+            return [Block(name, "integer", 0, 1, step=(1 / self.sd,), low=low)]
         return [Block(name, "real", 0, 1, scale=(self.sd * self.step,))]
 
     def to_json(self) -> dict[str, Any]:
@@ -266,7 +278,7 @@ class Grid(ColumnStep):
             "sd": self.sd,
             "mode": self.mode,
             "values": None if self.values is None else self.values.tolist(),
-            "bounds": None if self.bounds is None else list(self.bounds),
+            "bounds": list(self.bounds),
         }
 
 
@@ -329,9 +341,10 @@ class Bit(ColumnStep):
 
 @dataclass
 class Atoms(ColumnStep):
-    """A category (which atom, or "continuous") followed by the continuous part, observed only when it is continuous.
+    """A category (which atom, or none) followed by a step for the other values, observed only when it is none.
 
-    log p(v) = log P(atom), or log P(continuous) + log p(v | continuous): a density for the measure that counts atoms.
+    log p(v) = log P(atom), or log P(none) + log p(v | none): a density for the measure that counts atoms. When the other
+    values are gridded, their step gives a little mass to the atoms too, so the sum is at most 1.
     """
 
     kind: ClassVar[str] = "atoms"
@@ -344,7 +357,7 @@ class Atoms(ColumnStep):
 
     @property
     def measure(self) -> str:
-        return "atoms + Lebesgue"
+        return "counting" if self.rest.measure == "counting" else "atoms + Lebesgue"
 
     def _which(self, values: Floats) -> NDArray[np.intp]:
         at = np.clip(np.searchsorted(self.atoms, values), 0, self.atoms.size - 1)
@@ -443,7 +456,7 @@ def step_from_json(data: dict[str, Any]) -> ColumnStep:
         case "grid":
             values, bounds = rest.pop("values"), rest.pop("bounds")
             levels = None if values is None else np.array(values)
-            return Grid(**rest, values=levels, bounds=None if bounds is None else (bounds[0], bounds[1]))
+            return Grid(**rest, values=levels, bounds=(bounds[0], bounds[1]))
         case "one-hot":
             return OneHot(**rest)
         case "bit":

@@ -309,7 +309,7 @@ def _mean(block: Block, own: Tensor) -> Tensor:
         case "category":
             return torch.softmax(own, 1)
     location = lik.split_scale(own)[0]
-    return location if block.low is None else location.clamp(block.low, block.high)
+    return location if block.low is None and block.high is None else location.clamp(block.low, block.high)
 
 
 def _draw(block: Block, own: Tensor, noise: Noise) -> Tensor:

@@ -41,8 +41,8 @@ def discretised_logistic(
 ) -> Tensor:
     """log P(x) on a grid of spacing `step`: the logistic mass of the cell around x (Kingma et al. 2016, eq. 12).
 
-    With bounds, the end cells take the tails, so that the grid points low .. high have total probability 1; without,
-    the grid goes on for ever. (n, w).
+    A bound makes its end cell take the tail beyond, so that the grid points from low to high have total probability 1;
+    without one the grid goes on for ever. (n, w).
     """
     location, log_scale = split_scale(parameters)
     inverse = torch.exp(-log_scale)
@@ -50,10 +50,11 @@ def discretised_logistic(
     lower = (x - 0.5 * step - location) * inverse
     # log(sigmoid(u) - sigmoid(l)) = log sigmoid(u) + log sigmoid(-l) + log(1 - exp(l - u)): no cancellation.
     inside = F.logsigmoid(upper) + F.logsigmoid(-lower) + torch.log(-torch.expm1(-(step * inverse).clamp_min(1e-12)))
-    if low is None or high is None:
-        return inside
-    inside = torch.where(x < low + 0.25 * step, F.logsigmoid(upper), inside)
-    return torch.where(x > high - 0.25 * step, F.logsigmoid(-lower), inside)
+    if low is not None:
+        inside = torch.where(x < low + 0.25 * step, F.logsigmoid(upper), inside)
+    if high is not None:
+        inside = torch.where(x > high - 0.25 * step, F.logsigmoid(-lower), inside)
+    return inside
 
 
 def bernoulli(x: Tensor, logits: Tensor) -> Tensor:

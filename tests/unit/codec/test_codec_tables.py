@@ -46,7 +46,12 @@ def test_which_step_for_which_wants():
     assert steps(k, discrete="round")[0].mode == "round"
     assert isinstance(steps(k % 2, discrete="binary")[0], col.Bit)
     assert isinstance(steps(np.where(n > 0, n, 0.0))[0], col.Atoms)
-    assert isinstance(steps(np.where(n > 0, n, 0.0), density=False)[0], col.Affine)  # ties hurt densities only
+    assert isinstance(steps(np.where(n > 0, n, 0.0), density=False)[0], col.Atoms)
+    mostly_zero = np.where(k > 4, np.round(1000 * np.abs(n)), 0)  # a cost: spikes are kept apart from the grid
+    spiked = steps(mostly_zero.astype(np.int64))[0]
+    assert isinstance(spiked, col.Atoms)
+    assert spiked.atoms.tolist() == [0.0]
+    assert isinstance(spiked.rest, col.Grid)
     assert isinstance(steps(RNG.choice([0, 1, np.e], 300), density=False)[0], col.Affine)
     assert isinstance(steps(np.full(9, 3.0))[0], col.Constant)
     holes = np.where(RNG.random(300) < 0.1, np.nan, n)
