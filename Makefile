@@ -23,7 +23,7 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)
 	rm -rf $(DEMO)
 	$(BIN)/reverie compare digits --models gmm rbm vae gan --out $(DEMO) \
-	  --set gmm.components=10 rbm.epochs=30 vae.epochs=50 gan.epochs=150
+	  --set gmm.components=10 rbm.epochs=60 vae.epochs=60 gan.epochs=150
 	@cp $(DEMO)/samples.png $(DEMO)/demo.png
 	@echo "picture: $(DEMO)/demo.png"
 

@@ -62,9 +62,9 @@ def bare_vae(recipe: VAE, rows: np.ndarray, steps: int, ema: float) -> Timing:
     x_all = model.codec.prepare(as_dataset(rows).take(np.arange(ROWS))).x
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-3, fused=True)
     source = generator(0, "training")
-    network.start(lambda: trainer._whole_batches(trainer.phases[0]))
 
     def loop() -> dict[str, Any]:
+        network.start(lambda: trainer._whole_batches(trainer.phases[0]))  # the same data-dependent start
         average = Average(network, ema) if ema else None
         done, total, logged = 0, {}, []
         while done < steps:

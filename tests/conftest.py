@@ -33,7 +33,6 @@ def real_data() -> Path:
 def stack_family() -> Iterator[str]:
     """The two-phase family of families.py, in the catalog for this test only."""
     from families import STACK_ROW
-
     from reverie import catalog
 
     catalog.register(STACK_ROW)

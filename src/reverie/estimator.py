@@ -222,6 +222,8 @@ def _train(job: _Job, run: Run) -> Model:
         elif out is not None and job.resume is None:
             trainer.state()  # a collective, which rank 0 enters too
         trainer.run()
+        if folder is not None:
+            snapshot(trainer.inference_network(), trainer.at)  # a finished run always shows what it makes
     except (Diverged, Interrupted) as error:
         error.model = finished_model()
         raise

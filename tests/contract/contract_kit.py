@@ -78,7 +78,9 @@ def mixed_frame(n: int, seed: int, *, holes: float = 0.1) -> pd.DataFrame:
         {
             "size": size,
             "count": pd.array(rng.poisson(3 + 5 * group), dtype="Int64"),
-            "colour": pd.Categorical(rng.choice(["red", "green", "blue"], n), categories=["red", "green", "blue", "grey"]),
+            "colour": pd.Categorical(
+                rng.choice(["red", "green", "blue"], n), categories=["red", "green", "blue", "grey"]
+            ),
             "paid": pd.array(rng.random(n) < 0.3 + 0.4 * group, dtype="boolean"),
             "day": pd.Timestamp("2024-01-01") + pd.to_timedelta(rng.uniform(0, 1000, n), unit="h"),
             "single": rng.normal(size=n).astype(np.float32),
@@ -229,7 +231,11 @@ def identical(a: Any, b: Any) -> bool:
     if isinstance(a, pd.DataFrame):
         return bool(a.equals(b))
     a, b = np.asarray(a), np.asarray(b)
-    return a.dtype == b.dtype and a.shape == b.shape and np.ascontiguousarray(a).tobytes() == np.ascontiguousarray(b).tobytes()
+    return (
+        a.dtype == b.dtype
+        and a.shape == b.shape
+        and np.ascontiguousarray(a).tobytes() == np.ascontiguousarray(b).tobytes()
+    )
 
 
 def numbers(sample: Any) -> np.ndarray:

@@ -20,7 +20,9 @@ SCORERS = with_verb("log_prob")
 SEEDS = range(10)
 
 
-def check_total(model, rows, *, cell: float = 1.0, exact: bool = True, tolerance: float = 1e-3, least: float = 0.0) -> None:
+def check_total(
+    model, rows, *, cell: float = 1.0, exact: bool = True, tolerance: float = 1e-3, least: float = 0.0
+) -> None:
     """sum over rows of exp(log_prob) * cell, against 1, as the kind of likelihood promises."""
     kind = model.log_prob_kind
     draws = "samples" in _options(model)
@@ -83,7 +85,9 @@ def test_two_numbers(family, covariance):
     recipe = KIT[family].recipe
     if covariance != "full" and not hasattr(recipe, "covariance"):
         pytest.skip(f"{family} has no covariance option")
-    model = fit(family, bumps(d=2) * [1.0, 0.01], **({"covariance": covariance} if hasattr(recipe, "covariance") else {}))
+    model = fit(
+        family, bumps(d=2) * [1.0, 0.01], **({"covariance": covariance} if hasattr(recipe, "covariance") else {})
+    )
     # A spherical Gaussian is as wide in the small column as in the large one.
     wide = covariance == "spherical"
     a, da = line(10, 210, 161)

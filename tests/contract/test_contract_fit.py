@@ -137,9 +137,14 @@ def another(cls: type, name: str) -> object:
     """A valid value of that option other than its default."""
     default = config.options(cls)[name].default
     default = getattr(default, "default", default)
-    for candidate in (
-        [{"type": "mlp", "hidden": [7, 5], "activation": "tanh"}] if default == "auto" else []
-    ) + [default + 1 if isinstance(default, int) and not isinstance(default, bool) else None, 0.37, 0.0625, 3, True, False]:
+    for candidate in ([{"type": "mlp", "hidden": [7, 5], "activation": "tanh"}] if default == "auto" else []) + [
+        default + 1 if isinstance(default, int) and not isinstance(default, bool) else None,
+        0.37,
+        0.0625,
+        3,
+        True,
+        False,
+    ]:
         if candidate is None or candidate == default or isinstance(candidate, bool) is not isinstance(default, bool):
             continue
         try:

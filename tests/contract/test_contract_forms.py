@@ -130,7 +130,6 @@ def test_undeclared_verbs_raise_and_name_the_families_that_can(family):
 
 def test_the_throwaway_family_lives_only_where_asked(stack_family):
     from families import OPTIONS, numeric_rows, small_recipes
-
     from reverie.store import recipe_class
 
     model = small_recipes()["stack"].fit(numeric_rows(60), **OPTIONS["stack"])

@@ -30,7 +30,9 @@ def reloaded(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict]:
     here = Path(__file__).parent
     paths = os.pathsep.join([str(here.parent), str(here), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
-    subprocess.run([sys.executable, str(here / "contract_reload.py"), str(root)], env=environment, check=True, timeout=300)
+    subprocess.run(
+        [sys.executable, str(here / "contract_reload.py"), str(root)], env=environment, check=True, timeout=300
+    )
     return pickle.loads((root / "found.pickle").read_bytes())
 
 
@@ -84,7 +86,9 @@ def test_own_modules_come_back_only_when_passed(family, option, tmp_path):
 def test_a_module_of_the_wrong_shape_says_got_and_wanted(family, option):
     wide, narrow = module_shapes(family, option)
     fit = {"X": float_table(60, 0), **KIT[family].options}
-    with pytest.raises(InvalidOption, match=rf"\(n, {wide}\) to \(n, {narrow}\); for 2 rows it returned \(2, {narrow + 1}\)"):
+    with pytest.raises(
+        InvalidOption, match=rf"\(n, {wide}\) to \(n, {narrow}\); for 2 rows it returned \(2, {narrow + 1}\)"
+    ):
         replace(KIT[family].recipe, **{option: own_module(family, option, out=1)}).fit(**fit)
     with pytest.raises(InvalidOption, match=rf"\(n, {wide}\) to \(n, {narrow}\); it failed with RuntimeError"):
         replace(KIT[family].recipe, **{option: nn.Linear(wide + 1, narrow)}).fit(**fit)

@@ -16,7 +16,10 @@ SHAPES = ("full", "tied", "diag", "spherical")
 
 def clusters(n: int = 400, d: int = 3, seed: int = 0) -> np.ndarray:
     rng = np.random.default_rng(seed)
-    return rng.normal(size=(n, d)) @ rng.normal(size=(d, d)) + 3 * rng.integers(0, 3, (n, 1)) * np.array([1.0, -1.0, 0.5])[:d]
+    return (
+        rng.normal(size=(n, d)) @ rng.normal(size=(d, d))
+        + 3 * rng.integers(0, 3, (n, 1)) * np.array([1.0, -1.0, 0.5])[:d]
+    )
 
 
 def start_values(X: np.ndarray, covariance: str, k: int = 3) -> dict[str, np.ndarray]:
@@ -161,7 +164,12 @@ def known():
     return with_parameters(recipe, X, weights=WEIGHTS, means=MEANS, covariances=COVARIANCES)
 
 
-ROWS = [np.array([1.0, np.nan, 0.5]), np.array([np.nan, 3.0, np.nan]), np.array([3.0, 1.0, np.nan]), np.array([2.0, 5.0, 0.0])]
+ROWS = [
+    np.array([1.0, np.nan, 0.5]),
+    np.array([np.nan, 3.0, np.nan]),
+    np.array([3.0, 1.0, np.nan]),
+    np.array([2.0, 5.0, 0.0]),
+]
 
 
 @pytest.mark.parametrize("row", ROWS)

@@ -155,9 +155,13 @@ def test_the_unbounded_logistic_sums_to_one(location, raw):
     """Points 0.25 apart, over 60 scales on either side: tails below e^-60."""
     _, log_scale = lik.split_scale(torch.tensor([[location, raw]], dtype=torch.float64))
     reach = 60 * float(log_scale.exp()) + 2
-    k = torch.arange(math.floor((location - reach) / 0.25), math.ceil((location + reach) / 0.25) + 1, dtype=torch.float64)
+    k = torch.arange(
+        math.floor((location - reach) / 0.25), math.ceil((location + reach) / 0.25) + 1, dtype=torch.float64
+    )
     parameters = torch.tensor([[location, raw]], dtype=torch.float64).expand(len(k), 2)
-    log_p = lik.discretised_logistic(0.25 * k[:, None], parameters, torch.tensor([0.25], dtype=torch.float64), None, None)
+    log_p = lik.discretised_logistic(
+        0.25 * k[:, None], parameters, torch.tensor([0.25], dtype=torch.float64), None, None
+    )
     assert abs(float(log_p.exp().sum()) - 1) < 1e-9
 
 
@@ -175,7 +179,9 @@ def test_densities_against_torch():
     g = torch.Generator().manual_seed(0)
     x, parameters = torch.randn(50, 3, generator=g), torch.randn(50, 6, generator=g)
     location, log_scale = lik.split_scale(parameters)
-    torch.testing.assert_close(lik.normal(x, parameters), torch.distributions.Normal(location, log_scale.exp()).log_prob(x))
+    torch.testing.assert_close(
+        lik.normal(x, parameters), torch.distributions.Normal(location, log_scale.exp()).log_prob(x)
+    )
     bits, logits = (x > 0).float(), parameters[:, :3]
     torch.testing.assert_close(lik.bernoulli(bits, logits), torch.distributions.Bernoulli(logits=logits).log_prob(bits))
     codes = torch.randint(0, 3, (50,), generator=g)

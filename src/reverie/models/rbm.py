@@ -73,7 +73,7 @@ class RBM(Estimator):
         )
 
     def build(self, space: Space) -> RBMNetwork:
-        return RBMNetwork(space.width, self.hidden, centring=self.centring)
+        return RBMNetwork(space.width, self.hidden, centring=self.centring, pictures=space.grid is not None)
 
     def phases(self, network: nn.Module, run: Run, *, fresh: bool) -> list[Phase]:
         assert isinstance(network, RBMNetwork)
@@ -103,7 +103,7 @@ class RBMNetwork(nn.Module):
     _partition: Tensor
     _stamp: Tensor
 
-    def __init__(self, visible: int, hidden: int, *, centring: float = 0.0) -> None:
+    def __init__(self, visible: int, hidden: int, *, centring: float = 0.0, pictures: bool = False) -> None:
         super().__init__()
         self.code_width = hidden
         self.W = nn.Parameter(0.01 * torch.randn(visible, hidden))
@@ -115,7 +115,7 @@ class RBMNetwork(nn.Module):
         # method (0 none, 1 exact, 2 AIS), log Z, standard error, log Z backwards, its standard error
         self.register_buffer("_partition", torch.zeros(5, dtype=torch.float64))
         self.register_buffer("_stamp", torch.zeros(32, dtype=torch.uint8))
-        self._centring = centring
+        self._centring, self._pictures = centring, pictures
         self.weight_decay = 0.0
         self.fresh = True
 
@@ -303,14 +303,15 @@ class RBMNetwork(nn.Module):
         fields = torch.addmm(self.c.double(), x, self.W.double())
         return -(x @ self.b.double()) - F.softplus(fields).sum(1)
 
-    def sample(self, noise: Noise, y: Tensor | None, *, sweeps: int = 500, mean: bool = False) -> Tensor:
+    def sample(self, noise: Noise, y: Tensor | None, *, sweeps: int = 500, mean: bool | None = None) -> Tensor:
         """Chains from the data's base rates after `sweeps` of Gibbs sampling; with mean=True the last visible
-        probabilities instead of a draw."""
+        probabilities instead of a draw. Default: probabilities for images, which show as grey levels, draws for
+        tables."""
         if isinstance(sweeps, bool) or not isinstance(sweeps, int) or sweeps < 1:
             raise InvalidOption(f"sweeps: expected a whole number of at least 1, got {sweeps!r}")
         v = self.gibbs(self.fantasy(noise), sweeps - 1, noise)
         probability = self.visible_given(noise.bernoulli(self.hidden_given(v)))
-        return probability if mean else noise.bernoulli(probability)
+        return probability if (self._pictures if mean is None else mean) else noise.bernoulli(probability)
 
     def encode(self, x: Tensor, observed: Tensor | None, y: Tensor | None) -> Tensor:
         """p(h = 1 | v), (n, hidden)."""

@@ -79,7 +79,14 @@ def test_there_and_back(name, mode, flat):
 
 @pytest.mark.parametrize(
     ("name", "levels"),
-    [("uint8", 256), ("uint16", 65536), ("bool", 2), ("float of 255ths", 256), ("double of 255ths", 256), ("digits", 17)],
+    [
+        ("uint8", 256),
+        ("uint16", 65536),
+        ("bool", 2),
+        ("float of 255ths", 256),
+        ("double of 255ths", 256),
+        ("digits", 17),
+    ],
 )
 def test_levels_are_found(name, levels):
     codec = fit(PICTURES[name], "dequantise")

@@ -141,7 +141,9 @@ def test_a_mixed_frame_there_and_back():
     pd.testing.assert_frame_equal(back, frame, check_exact=False, rtol=1e-5, atol=1e-6)
     again = codec_from_json(codec.schema, codec.to_json())
     assert again.space == codec.space
-    assert again.measure == codec.measure == "3 counting x 1 Lebesgue x 1 atoms + Lebesgue" or "counting" in codec.measure
+    assert (
+        again.measure == codec.measure == "3 counting x 1 Lebesgue x 1 atoms + Lebesgue" or "counting" in codec.measure
+    )
     names = [block.name for block in codec.space.blocks]
     assert "n is missing" in names
     assert [block.start for block in codec.space.blocks] == list(
@@ -180,7 +182,11 @@ def test_dequantisation_is_uniform_inside_the_cell():
         (np.array([1.0, np.nan, 2.0]), {"missing": "refuse"}, "missing cells.*Drop or fill.*imputes: gmm"),
         (np.array([0, 1, 2]), {"discrete": "binary"}, "other than 0 and 1"),
         (np.full(5, 2.0), {"mixed": False}, r"is constant \(2\).*role ignore"),
-        (np.where(np.arange(300) < 200, 0.0, RNG.normal(size=300)), {"mixed": False}, "repeats the value 0 and is otherwise"),
+        (
+            np.where(np.arange(300) < 200, 0.0, RNG.normal(size=300)),
+            {"mixed": False},
+            "repeats the value 0 and is otherwise",
+        ),
         (np.array([True, False]), {"kinds": frozenset({"number"})}, "cannot learn from 'x' .boolean.: it takes number"),
     ],
 )
@@ -194,7 +200,7 @@ def test_weights_are_checked():
     data = as_dataset(frame, roles={"w": "weight"})
     codec = fit_codec(data.schema, ANY, data)
     assert codec.prepare(data.take(slice(None))).weight.tolist() == [1, 2, 0, 1]
-    with pytest.raises(DataError, match=r"weight.*>= 0|not negative"):
+    with pytest.raises(DataError, match=r"weight.*>= 0|not negative"):  # noqa: PT012
         bad = as_dataset(frame.assign(w=[1.0, -1.0, 1.0, 1.0]), roles={"w": "weight"})
         fit_codec(bad.schema, ANY, bad).prepare(bad.take(slice(None)))
 

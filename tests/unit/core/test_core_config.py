@@ -123,7 +123,7 @@ def test_taken(options, name, value):
 
 def test_frozen_and_comparable():
     toy = Toy(size=3)
-    with pytest.raises(Exception, match="frozen|assign"):
+    with pytest.raises(Exception, match=r"frozen|assign"):
         toy.size = 4
     assert toy == Toy(size=3)
     assert hash(Toy(size=3)) == hash(toy)

@@ -20,7 +20,14 @@ def test_streams_differ_by_name_and_fit_in_63_bits():
 
 def draws(noise: Noise) -> list[torch.Tensor]:
     """Draws of several widths in a row, wide ones among them (a block is then a few rows)."""
-    return [noise.normal(3), noise.uniform(), noise.normal(5000), noise.uniform(2, 40), noise.normal(20000), noise.normal(1)]
+    return [
+        noise.normal(3),
+        noise.uniform(),
+        noise.normal(5000),
+        noise.uniform(2, 40),
+        noise.normal(20000),
+        noise.normal(1),
+    ]
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 7, 64, 65, 100])

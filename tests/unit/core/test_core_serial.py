@@ -79,10 +79,15 @@ def test_a_flipped_bit_anywhere_is_found(folder, name, bit):
         try:
             document, state = serial.read(folder, "model")
         except CheckpointError as error:
-            assert str(path) in str(error)
+            assert str(path) in str(error)  # noqa: PT017
         else:
             harmless += 1
-            assert document == {"kind": "model", "note": "ü", "format": 1, **{k: document[k] for k in ("state", "tensors")}}
+            assert document == {
+                "kind": "model",
+                "note": "ü",
+                "format": 1,
+                **{k: document[k] for k in ("state", "tensors")},
+            }
             assert same(STATE, state)
     assert harmless <= (2 if name.endswith("json") else 0)
     path.write_bytes(good)
@@ -103,7 +108,7 @@ def test_truncation_is_found(folder, name):
     good = path.read_bytes()
     for length in [*range(0, len(good), max(1, len(good) // 40)), len(good) - 1]:
         path.write_bytes(good[:length])
-        with pytest.raises(CheckpointError, match="damaged|format|document"):
+        with pytest.raises(CheckpointError, match=r"damaged|format|document"):
             serial.read(folder, "model")
     path.unlink()
     with pytest.raises(CheckpointError, match=r"cannot read .*No such file"):
@@ -113,7 +118,7 @@ def test_truncation_is_found(folder, name):
 def test_the_tensors_of_another_model_are_refused(folder, tmp_path):
     serial.write(tmp_path, "other", {}, {"x": torch.ones(3)})
     shutil.copy(tmp_path / "other.safetensors", folder / "model.safetensors")
-    with pytest.raises(CheckpointError, match="does not match the checksum in model.json"):
+    with pytest.raises(CheckpointError, match=r"does not match the checksum in model.json"):
         serial.read(folder, "model")
 
 
@@ -144,7 +149,9 @@ def test_foreign_json(tmp_path, text, message):
 def test_a_future_format_asks_for_an_upgrade(folder):
     document = json.loads((folder / "model.json").read_text())
     serial.write_json(folder / "model.json", {**document, "format": serial.FORMAT + 1})
-    with pytest.raises(CheckpointError, match=rf"has format {serial.FORMAT + 1}; .*reads up to {serial.FORMAT}.*Upgrade"):
+    with pytest.raises(
+        CheckpointError, match=rf"has format {serial.FORMAT + 1}; .*reads up to {serial.FORMAT}.*Upgrade"
+    ):
         serial.read(folder, "model")
     serial.write_json(folder / "model.json", {k: v for k, v in document.items() if k != "format"})
     with pytest.raises(CheckpointError, match="no format number"):
@@ -206,7 +213,9 @@ def test_a_full_disk_keeps_the_old_checkpoint(tmp_path, monkeypatch, fail_at):
         real(handle)
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(CheckpointError, match=r"cannot write .*No space left.*before is untouched.*free some space") as caught:
+    with pytest.raises(  # noqa: PT012
+        CheckpointError, match=r"cannot write .*No space left.*before is untouched.*free some space"
+    ) as caught:
         for number in range(2, 9):
             serial.commit(tmp_path, number, writer(number))
     monkeypatch.undo()
@@ -231,7 +240,9 @@ def test_a_writer_that_raises_leaves_the_old_checkpoint(tmp_path):
     assert value(tmp_path) == 2
 
 
-@pytest.mark.parametrize("line", ["", "checkpoints/../../etc", "/etc/passwd", "checkpoints/x", "checkpoints/1\ncheckpoints/2"])
+@pytest.mark.parametrize(
+    "line", ["", "checkpoints/../../etc", "/etc/passwd", "checkpoints/x", "checkpoints/1\ncheckpoints/2"]
+)
 def test_a_damaged_latest(tmp_path, line):
     (tmp_path / "latest").write_text(line)
     with pytest.raises(CheckpointError, match="latest is damaged"):
@@ -243,7 +254,7 @@ def test_a_damaged_latest(tmp_path, line):
 
 def test_folders_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("x")
-    with pytest.raises(CheckpointError, match="cannot create .*Choose a folder"):
+    with pytest.raises(CheckpointError, match=r"cannot create .*Choose a folder"):
         serial.make_folder(tmp_path / "file" / "run")
     with pytest.raises(CheckpointError, match="cannot create"):
         serial.make_folder(Path("/proc/nothing/here"))

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from families import OPTIONS, numeric_rows, small_recipes
 
 import reverie as rv
+from families import OPTIONS, numeric_rows, small_recipes
 from reverie import catalog, errors, serial
 from reverie.errors import CheckpointError, InvalidOption, ReverieError
 from reverie.model import Model
@@ -40,7 +40,9 @@ def test_catalog_without_torch():
 def test_families_by_name():
     assert catalog.family("vae").class_name == "VAE"
     assert catalog.family("vae").module == "reverie.models.vae"
-    with pytest.raises(InvalidOption, match=r"no family is called 'vea', did you mean 'vae'\? Families: gmm, rbm, vae, gan"):
+    with pytest.raises(
+        InvalidOption, match=r"no family is called 'vea', did you mean 'vae'\? Families: gmm, rbm, vae, gan"
+    ):
         catalog.family("vea")
     with pytest.raises(InvalidOption, match=r"called 'quux'\. Families"):
         catalog.family("quux")
