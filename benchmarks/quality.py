@@ -98,11 +98,13 @@ def gan(arguments: argparse.Namespace) -> dict[str, Any]:
     from sklearn.neural_network import MLPClassifier
 
     data = mnist(arguments.data)
-    epochs = arguments.epochs or 20
+    epochs = arguments.epochs or 12
     up = ConvNet(channels=(32, 64), hidden=0, activation="relu")
-    down = ConvNet(channels=(32, 64), hidden=128, activation="leaky_relu")
-    recipe = rv.GAN(latent=32, generator=up, discriminator=down, r1=1.0, r1_every=4, lr=1e-3)
-    model = recipe.fit(data["x_train"], data["y_train"], epochs=epochs, progress=False, out=_out(f"gan-{epochs}"))
+    down = ConvNet(channels=(24, 48, 96), hidden=0, activation="leaky_relu")
+    recipe = rv.GAN(latent=64, generator=up, discriminator=down, r1=0.5, r1_every=8, lr=1e-3)
+    model = recipe.fit(
+        data["x_train"], data["y_train"], epochs=epochs, batch_size=64, progress=False, out=_out(f"gan-{epochs}")
+    )
     labels = np.repeat(np.arange(10), 10)
     _grid(model.sample(100, y=labels, seed=0), "gan_mnist.png")
     judge = MLPClassifier((256,), max_iter=15, random_state=0)

@@ -92,7 +92,7 @@ class Model:
 
     @property
     def log_prob_kind(self) -> str | None:
-        """"exact", "lower bound", "estimate" or "unnormalised"; None when there is no likelihood."""
+        """ "exact", "lower bound", "estimate" or "unnormalised"; None when there is no likelihood."""
         if "log_prob" not in self.can:
             return None
         kind = str(getattr(self.network, "likelihood", "exact"))
@@ -123,9 +123,7 @@ class Model:
 
     # ------------------------------------------------------------------ verbs
 
-    def sample(
-        self, n: int, *, y: Any = None, seed: int | None = None, return_y: bool = False, **options: Any
-    ) -> Any:
+    def sample(self, n: int, *, y: Any = None, seed: int | None = None, return_y: bool = False, **options: Any) -> Any:
         """Draw `n` examples, in the form of the training data.
 
         y: one value for all rows, or n of them; without it a conditional model draws y as often as it occurred in
@@ -152,7 +150,9 @@ class Model:
         """The family's sampling options and their defaults."""
         return _keyword_options(self.network.sample)
 
-    def log_prob(self, X: Any, y: Any = None, *, seed: int = 0, dequantisation: int = 8, **options: Any) -> NDArray[Any]:
+    def log_prob(
+        self, X: Any, y: Any = None, *, seed: int = 0, dequantisation: int = 8, **options: Any
+    ) -> NDArray[Any]:
         """log p(x | y) when y is given, log p(x) otherwise: (n,) nats per example, in the data's own units.
 
         Missing cells are summed or integrated out. Dequantised columns average `dequantisation` fixed offsets inside
@@ -168,9 +168,7 @@ class Model:
             parts.append(self._log_prob_rows(prepared, start, seed, dequantisation, options))
         return torch.cat(parts).numpy() if parts else np.empty(0)
 
-    def _log_prob_rows(
-        self, rows: Prepared, start: int, seed: int, offsets: int, options: dict[str, Any]
-    ) -> Tensor:
+    def _log_prob_rows(self, rows: Prepared, start: int, seed: int, offsets: int, options: dict[str, Any]) -> Tensor:
         codec, n = self.codec, len(rows)
         draws: list[Noise]
         if codec.noise_width and codec.lowers and codec.space.grid is None:
@@ -188,9 +186,7 @@ class Model:
             total += value if further is None else value + further
         return total / len(draws) + rows.log_det
 
-    def _marginal(
-        self, x: Tensor, rows: Prepared, key: tuple[int, str, int, int], options: dict[str, Any]
-    ) -> Tensor:
+    def _marginal(self, x: Tensor, rows: Prepared, key: tuple[int, str, int, int], options: dict[str, Any]) -> Tensor:
         """log p(x | y), or log sum_y p(y) p(x | y) with the same noise (`key`) for every class."""
         x, observed = x.to(self.device), _moved(rows.observed, self.device)
         log_prob: Any = self.network.log_prob
@@ -296,7 +292,9 @@ class Model:
                     x = self.network.conditional(  # type: ignore[operator]
                         x.to(self.device), observed.to(self.device), condition, noise, mean=draw is None
                     )
-            tables.append(_fill(raw.select([f.name for f in self.schema.data_fields]), self.codec.decode(x), self.schema))
+            tables.append(
+                _fill(raw.select([f.name for f in self.schema.data_fields]), self.codec.decode(x), self.schema)
+            )
         return self.schema.restore(Table.concat(tables))
 
     def energy(self, X: Any) -> NDArray[Any]:
@@ -336,17 +334,13 @@ class Model:
                 )
 
     def _noise(self, seed: int, name: str, rows: int, start: int) -> RowNoise:
-        return RowNoise(
-            stream(seed, name), rows, start=start, device=self.device, dtype=self.codec.space.torch_dtype
-        )
+        return RowNoise(stream(seed, name), rows, start=start, device=self.device, dtype=self.codec.space.torch_dtype)
 
     def _condition_rows(self, y: Any, n: int, seed: int, *, start: int = 0) -> tuple[Tensor | None, Any]:
         """y for n rows as the network wants it, and as the user would see it."""
         if self.codec.condition is None:
             if y is not None:
-                raise InvalidOption(
-                    f"y: this {self.family} was trained without y. Fit it with y, or leave y out here"
-                )
+                raise InvalidOption(f"y: this {self.family} was trained without y. Fit it with y, or leave y out here")
             return None, None
         if y is None:
             values = self.codec.condition.draw(RowNoise(stream(seed, "y"), n, start=start))
@@ -380,7 +374,12 @@ class Model:
         if ours is None or theirs is None or not isinstance(y, str) or y != theirs.name:
             names = "none" if theirs is None else f"y={theirs.name!r}"
             raise InvalidOption(f"y: X is a Dataset, which brings its own y ({names}); for other labels pass X.X and y")
-        if (ours.name, ours.kind, ours.shape, ours.categories) != (theirs.name, theirs.kind, theirs.shape, theirs.categories):
+        if (ours.name, ours.kind, ours.shape, ours.categories) != (
+            theirs.name,
+            theirs.kind,
+            theirs.shape,
+            theirs.categories,
+        ):
             raise SchemaMismatch(f"y: the dataset's {theirs.name!r} differs from the one of training; pass X.X and X.y")
 
     def _prepared(self, X: Any, y: Any) -> Iterator[tuple[int, Prepared]]:
@@ -436,9 +435,6 @@ class Model:
             "info": self.info,
         }
         serial.write(folder, "model", document, dict(self.network.state_dict()))
-
-    def __getstate__(self) -> dict[str, Any]:
-        return dict(self.__dict__)
 
     def summary(self) -> str:
         """A few lines: what it is, on what it was trained, what it can."""

@@ -13,7 +13,7 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from torch import Tensor
@@ -228,18 +228,28 @@ def latest(root: Path) -> Path | None:
     return root / line
 
 
+def _lock_file(file: IO[str]) -> None:
+    """Lock an open file for this process, or raise OSError at once."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        import msvcrt
+
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
+        return
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
 class Lock:
     """One writer per run folder: an advisory lock that the system drops when the process dies."""
 
     def __init__(self, root: Path) -> None:
-        import fcntl
-
         try:
             self._file = open(root / ".lock", "a+", encoding="utf-8")  # noqa: SIM115 - held for the run's life
         except OSError as error:
             raise CheckpointError(f"cannot write in {root}: {error.strerror or error}") from None
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock_file(self._file)
         except OSError:
             self._file.close()
             raise RunConflict(

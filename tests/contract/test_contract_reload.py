@@ -111,3 +111,15 @@ def test_two_own_modules_go_by_name(family, tmp_path):
         rv.load(path, network=nn.Identity())
     loaded = rv.load(path, network={name: own_module(family, name) for name in names})
     np.testing.assert_array_equal(loaded.sample(5, seed=0), model.sample(5, seed=0))
+
+
+@pytest.mark.parametrize("family", sorted({family for family, _ in OPTIONS}))
+def test_auto_stays_auto_and_what_it_meant_is_recorded(family, tmp_path):
+    recipe = replace(KIT[family].recipe, **dict.fromkeys(network_options(family), "auto"))
+    model = recipe.fit(float_table(40, 0), **{**KIT[family].options, "epochs": 1})
+    loaded = rv.load(model.save(tmp_path / "m"))
+    assert loaded.estimator == recipe
+    for name in network_options(family):
+        assert getattr(loaded.estimator, name) == "auto"
+        assert loaded.info["resolved"][name]["type"] in ("mlp", "conv")
+    assert identical(loaded.sample(5, seed=0), model.sample(5, seed=0))

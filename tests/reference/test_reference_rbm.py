@@ -43,6 +43,14 @@ def test_exact_log_z(visible, hidden, s, log_z):
     assert abs(swapped.exact_log_partition() - log_z) < 1e-9
 
 
+@pytest.mark.parametrize(("visible", "hidden"), [(12, 11), (11, 13), (13, 12)])
+def test_exact_log_z_in_blocks(visible, hidden):
+    """Layers of more than 10 units are enumerated block by block: against the sum over all v at once."""
+    network = machine(visible, hidden, 0.7)
+    want = float(torch.logsumexp(-network.free_energy(states(visible)), 0))
+    assert abs(network.exact_log_partition() - want) < 1e-9
+
+
 @pytest.mark.parametrize(("visible", "hidden"), [(3, 2), (12, 20), (30, 11), (1, 1)])
 def test_log_z_without_weights(visible, hidden):
     """W = 0: sum softplus(b) + sum softplus(c)."""

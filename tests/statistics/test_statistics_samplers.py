@@ -21,7 +21,8 @@ N = 40_000
 def test_mixture_moments(covariance):
     """Mean, covariance and component shares; the variance of c_ij is bounded through the draws' own fourth moments."""
     rng = np.random.default_rng(0)
-    X = rng.normal(size=(300, 3)) * [1, 20, 0.3] + np.array([[0, 5, 100.0]]) + 6 * rng.integers(0, 2, (300, 1))
+    mixing = np.array([[1.0, 0.0, 0.5], [0.0, 20.0, 0.2], [0.9, 10.0, 0.3]])
+    X = rng.normal(size=(300, 3)) @ mixing + np.array([[0, 5, 100.0]]) + 6 * rng.integers(0, 2, (300, 1))
     model = GaussianMixture(components=3, covariance=covariance).fit(X, epochs=5)
     found = parameters(model)
     w, mu, c = found["weights"], found["means"], found["covariances"]

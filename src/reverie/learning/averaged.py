@@ -21,7 +21,7 @@ class Averaged(Learner):
 
     def __init__(self, learner: Learner, decay: float) -> None:
         self.network, self._learner, self._decay, self._steps = learner.network, learner, decay, 0
-        self.objective, self.per_pass = learner.objective, learner.per_pass
+        self.objective, self.per_pass, self.validates = learner.objective, learner.per_pass, learner.validates
         self._average = copy.deepcopy(learner.network).requires_grad_(False)
         self._pairs()
 

@@ -37,6 +37,8 @@ class ContrastiveDivergence(Learner):
     depend on the batch, so a ragged last batch cannot reset them.
     """
 
+    validates = True
+
     def __init__(self, network: nn.Module, descent: Descent, run: Run, *, sweeps: int, chains: int) -> None:
         self.network, self._descent, self._run = network, descent, run
         self._sweeps, self._count = sweeps, chains
@@ -74,6 +76,14 @@ class ContrastiveDivergence(Learner):
         error = (network.reconstruction(v) - v).square_().sum() / batch.rows  # type: ignore[operator]
         gap = (positive["free_energy"] - negative["free_energy"]) / run.world
         return {"reconstruction": error, "free_energy_gap": gap}
+
+    @torch.no_grad()
+    def validate(self, batch: Batch, noise: Noise) -> Metrics:
+        """Reconstruction error and free energy of held-out rows. Z cancels from the free energy's difference to the
+        training rows', which grows when the machine overfits; it is no objective by itself (Hinton 2012, section 6)."""
+        v = batch.x.flatten(1)
+        error = (self.network.reconstruction(v) - v).square().sum() / batch.rows  # type: ignore[operator]
+        return {"reconstruction": error, "free_energy": self.network.free_energy(v).sum() / batch.rows}  # type: ignore[operator]
 
     def state(self) -> State:
         chains = None if self._chains is None else self._run.gather_rows(self._chains, self._count)

@@ -28,6 +28,7 @@ class ExpectationMaximisation(Learner):
     when the network already holds a start."""
 
     objective = "loss"
+    validates = True
     per_pass = True
     averages = False
 

@@ -33,6 +33,7 @@ class Gradient(Learner):
     """minimise mean_rows loss(row) with one `Descent`; `start` sets what depends on the data before the first step."""
 
     objective = "loss"
+    validates = True
 
     def __init__(
         self,

@@ -24,6 +24,8 @@ class Learner(ABC):
     network: nn.Module
     objective: str | None = None
     """The metric of `validate` that early stopping may watch (lower is better); None refuses early stopping."""
+    validates: bool = False
+    """`validate` says something about held-out rows."""
     per_pass: bool = False
     """The rule updates once per pass: a budget in steps is rounded up to whole passes."""
     averages: bool = True

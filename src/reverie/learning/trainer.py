@@ -200,6 +200,11 @@ class Trainer:
                 f"patience: phase {phase.name!r} has no objective to watch (a GAN's losses do not measure progress); "
                 "leave patience out and compare checkpoints with evaluate"
             )
+        if self.validation is not None and not learner.validates:
+            raise InvalidOption(
+                f"validation: phase {phase.name!r} has no loss that means anything on held-out rows; leave validation "
+                "out and judge the model with evaluate"
+            )
         self._learner = learner
         if self._pending is not None:
             learner.load_state(self._pending)

@@ -227,7 +227,7 @@ class RBMNetwork(nn.Module):
         return float(total)
 
     def annealed_log_partition(
-        self, *, chains: int = 500, temperatures: int = 5000, seed: int = 0, burn_in: int = 500
+        self, *, chains: int = 200, temperatures: int = 4000, seed: int = 0, burn_in: int = 500
     ) -> dict[str, float]:
         """log Z by AIS from the base-rate model, and backwards from long chains.
 
@@ -339,8 +339,8 @@ def log_partition(
     model: Model,
     *,
     method: Literal["auto", "exact", "ais"] = "auto",
-    chains: int = 500,
-    temperatures: int = 5000,
+    chains: int = 200,
+    temperatures: int = 4000,
     seed: int = 0,
     burn_in: int = 500,
 ) -> dict[str, Any]:
