@@ -207,6 +207,8 @@ CAUSES = [
           SchemaMismatch, r"give \(X \* 255\)\.round\(\)"),
     Cause("another data set", FAMILIES, lambda f: rv.finetune(model(f), as_dataset(data_of(f)[:, :2]), epochs=1),
           SchemaMismatch, "shape"),
+    Cause("holes where training had none", ["gan"], lambda f: rv.finetune(model(f), poke(data_of(f), np.nan), epochs=1),
+          UnsupportedData, "missing cells, which gan does not take. Drop or fill"),
     # ------------------------------------------------------------------ verbs
     *(
         Cause(f"sample of {n!r}", FAMILIES, lambda f, n=n: model(f).sample(n), InvalidOption,

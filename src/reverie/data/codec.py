@@ -378,8 +378,8 @@ def _fit_step(schema: Schema, field: Field, label: str, values: NDArray[np.float
         return col.Atoms(atoms, rest)
     spikes = col.spikes(values) if wants.mixed else np.empty(0)
     if spikes.size:
-        others = values[~np.isin(values, spikes)]
-        return col.Atoms(spikes, _grid(field, label, others, found, wants))
+        remaining = values[~np.isin(values, spikes)]
+        return col.Atoms(spikes, _grid(field, label, remaining, found, wants))
     return _grid(field, label, values, found, wants)
 
 

@@ -24,6 +24,7 @@ from reverie.data.schema import Schema
 from reverie.data.space import Batch, Space, Wants
 from reverie.errors import DataError, InvalidOption, Unsupported
 from reverie.estimator import Estimator
+from reverie.inference.kmeans import kmeans
 from reverie.learning.em import ExpectationMaximisation
 from reverie.learning.phases import Phase
 from reverie.learning.run import Run
@@ -196,7 +197,7 @@ class MixtureNetwork(nn.Module):
         k = self.means.shape[0]
         if len(rows) < k:
             raise DataError(f"components={k}: there are only {len(rows)} training rows; ask for at most as many")
-        centres = _kmeans(rows, k, generator(seed, "kmeans++"))
+        centres = kmeans(rows, k, generator(seed, "kmeans++"))
         labels = torch.cdist(rows, centres).argmin(1)
         if (self.floor < 0).any():
             self.floor.copy_((1e-6 * rows.var(0, unbiased=False).mean()).expand_as(self.floor))
@@ -429,25 +430,6 @@ def _spread_rows(batches: Callable[[], Iterable[Batch]], most: int) -> Tensor:
         parts.append(x[(-offset) % stride :: stride].double())
         offset += len(batch.x)
     return torch.cat(parts)
-
-
-def _kmeans(rows: Tensor, k: int, source: torch.Generator, *, lloyd: int = 10) -> Tensor:
-    """k-means++ seeding, then Lloyd steps; an emptied cluster keeps its centre."""
-    rows_cpu = rows.cpu()
-    first = int(torch.randint(len(rows_cpu), (), generator=source))
-    centres = [rows_cpu[first]]
-    nearest = (rows_cpu - centres[0]).square().sum(1)
-    for _ in range(k - 1):
-        chance = nearest if bool(nearest.sum() > 0) else torch.ones_like(nearest)
-        centres.append(rows_cpu[int(torch.multinomial(chance, 1, generator=source))])
-        nearest = torch.minimum(nearest, (rows_cpu - centres[-1]).square().sum(1))
-    found = torch.stack(centres)
-    for _ in range(lloyd):
-        labels = torch.cdist(rows_cpu, found).argmin(1)
-        sums = torch.zeros_like(found).index_add_(0, labels, rows_cpu)
-        counts = torch.bincount(labels, minlength=k).double()[:, None]
-        found = torch.where(counts > 0, sums / counts.clamp_min(1), found)
-    return found.to(rows.device)
 
 
 # ---------------------------------------------------------------------- functions of a Model
