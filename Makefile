@@ -20,9 +20,10 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install -qq $(PIPARGS) -c constraints.txt --group dev -e .
 	touch $@
 
+# One thread: these networks are too small to share, and threads that wait for each other on a busy machine cost minutes.
 demo: $(STAMP)
 	rm -rf $(DEMO)
-	$(BIN)/reverie compare digits --models gmm rbm vae gan --out $(DEMO) \
+	OMP_NUM_THREADS=1 $(BIN)/reverie compare digits --models gmm rbm vae gan --out $(DEMO) \
 	  --set gmm.components=10 rbm.epochs=60 vae.epochs=60 gan.epochs=150
 	@cp $(DEMO)/samples.png $(DEMO)/demo.png
 	@echo "picture: $(DEMO)/demo.png"

@@ -98,9 +98,9 @@ def gan(arguments: argparse.Namespace) -> dict[str, Any]:
     from sklearn.neural_network import MLPClassifier
 
     data = mnist(arguments.data)
-    epochs = arguments.epochs or 12
+    epochs = arguments.epochs or 8
     up = ConvNet(channels=(32, 64), hidden=0, activation="relu")
-    down = ConvNet(channels=(24, 48, 96), hidden=0, activation="leaky_relu")
+    down = ConvNet(channels=(24, 48, 96), kernel=3, hidden=0, activation="leaky_relu")
     recipe = rv.GAN(latent=64, generator=up, discriminator=down, r1=0.5, r1_every=8, lr=1e-3)
     model = recipe.fit(
         data["x_train"], data["y_train"], epochs=epochs, batch_size=64, progress=False, out=_out(f"gan-{epochs}")

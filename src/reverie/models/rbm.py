@@ -350,8 +350,6 @@ def log_partition(
         raise Unsupported(f"rbm.log_partition needs an rbm model, got {model.family}")
     if method not in ("auto", "exact", "ais"):
         raise InvalidOption(f"method: expected auto, exact or ais, got {method!r}")
-    if method not in ("auto", "exact", "ais"):
-        raise InvalidOption(f"method: expected auto, exact or ais, got {method!r}")
     with torch.inference_mode():
         if method == "exact" or (method == "auto" and network.likelihood == "exact"):
             return {"method": "exact", "log_z": network.exact_log_partition(), "standard_error": 0.0}
