@@ -98,7 +98,7 @@ def small_recipes() -> dict[str, Estimator]:
     """One quick recipe per family, by name."""
     return {
         "gmm": GaussianMixture(components=3, tol=0),
-        "rbm": RBM(hidden=8, chains=20, schedule="linear"),
+        "rbm": RBM(hidden=8, chains=20, schedule="linear", momentum=0.5),
         "vae": VAE(latent=3, encoder=SMALL, decoder=SMALL, schedule="cosine"),
         "gan": GAN(latent=3, generator=SMALL, discriminator=SMALL),
         "stack": Stack(),

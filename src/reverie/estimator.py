@@ -17,6 +17,7 @@ from torch import nn
 from reverie import config, serial
 from reverie._version import __version__
 from reverie.data.batches import Batches
+from reverie.data.cards import write_snapshot
 from reverie.data.codec import fit_codec
 from reverie.data.dataset import Dataset, as_dataset
 from reverie.data.schema import Schema
@@ -29,7 +30,7 @@ from reverie.learning.progress import Progress
 from reverie.learning.run import Run, group_is_open, in_worker, pick_device, start_processes, stop_processes
 from reverie.learning.trainer import Hooks, Trainer
 from reverie.learning.training import Training
-from reverie.model import Model, restore
+from reverie.model import Model, check_seed, restore
 from reverie.rng import generator, stream
 
 _FREE_TO_CHANGE = frozenset(
@@ -97,7 +98,7 @@ class Estimator(ABC):
         """
         training = self._training(training, overrides)
         data = as_dataset(X, y)
-        job = _Job(self, data, training, start, seed, None if resume is None else Path(resume))
+        job = _Job(self, data, training, start, check_seed(seed), None if resume is None else Path(resume))
         if training.devices > 1 and not in_worker():
             return _fit_in_processes(job)
         return _fit(job)
@@ -180,58 +181,78 @@ def _fit(job: _Job) -> Model:
 
 
 def _train(job: _Job, run: Run) -> Model:
+    """Open the run folder if there is one, go on from its state when resuming, train, close."""
     trainer, model = prepare(job, run)
-    out = job.resume or (Path(job.training.out) if job.training.out else None)
-    folder = RunFolder(out, _run_document(job, run), resume=job.resume is not None) if out and run.is_main else None
-    run.broadcast(None)  # nobody goes on before the folder is there, or its error is raised
-    progress = Progress(job.training.progress if run.is_main else False, title=job.estimator.family)
+    recorder = _Recorder(job, run, trainer, model)
+    try:
+        recorder.begin()
+        trainer.run()
+        recorder.snapshot(trainer.inference_network(), trainer.at)  # a finished run always shows what it makes
+    except (Diverged, Interrupted) as error:
+        error.model = recorder.model_now()
+        raise
+    finally:
+        recorder.close()
+    return recorder.model_now()
 
-    def finished_model() -> Model:
-        network = copy.deepcopy(trainer.inference_network())
-        return _with(model, network, trainer)
 
-    def save(state: State, at: Position) -> str:
-        assert folder is not None
+class _Recorder:
+    """What a fit writes and shows: the run folder (first process only), its checkpoints, samples and log, progress."""
 
-        def writers(target: Path) -> None:
-            finished_model().write(target)
-            serial.write(target, "train", {"kind": "train"}, state)
+    def __init__(self, job: _Job, run: Run, trainer: Trainer, model: Model) -> None:
+        self._job, self._run, self._trainer, self._model = job, run, trainer, model
+        self._out = job.resume or (Path(job.training.out) if job.training.out else None)
+        self._folder: RunFolder | None = None
+        self._progress = Progress(job.training.progress if run.is_main else False, title=job.estimator.family)
 
-        return str(serial.commit(folder.root, at.total, writers))
-
-    def snapshot(network: nn.Module, at: Position) -> None:
-        assert folder is not None
-        from reverie.data.cards import write_snapshot
-
-        write_snapshot(_with(model, copy.deepcopy(network), trainer), folder.root / "samples", at.total)
-
-    if out is not None:
-        trainer.hooks = Hooks(save=save if folder else (lambda state, at: ""), progress=progress.show)
-        if folder is not None:
-            trainer.hooks.log, trainer.hooks.snapshot = folder.log, snapshot
-    else:
-        trainer.hooks = Hooks(progress=progress.show)
-    if job.resume is not None:
-        latest = serial.latest(job.resume)
+    def begin(self) -> None:
+        """Open the folder, hook into the trainer, and load the old state or save the state of step 0."""
+        job, run, trainer = self._job, self._run, self._trainer
+        resuming = job.resume is not None
+        if self._out is not None and run.is_main:
+            self._folder = RunFolder(self._out, _run_document(job, run), resume=resuming)
+        run.broadcast(None)  # nobody goes on before the folder is there
+        trainer.hooks = Hooks(progress=self._progress.show)
+        if self._out is None:
+            return
+        trainer.hooks.save = self.save
+        if self._folder is not None:
+            trainer.hooks.log, trainer.hooks.snapshot = self._folder.log, self.snapshot
+        latest = serial.latest(self._out) if resuming else None
         if latest is not None:
             trainer.load_state(serial.read(latest, "train")[1])
             trainer.checkpoint = str(latest)
-    try:
-        if folder is not None and job.resume is None:
-            save(trainer.state(), trainer.at)  # loadable from step 0
-        elif out is not None and job.resume is None:
-            trainer.state()  # a collective, which rank 0 enters too
-        trainer.run()
-        if folder is not None:
-            snapshot(trainer.inference_network(), trainer.at)  # a finished run always shows what it makes
-    except (Diverged, Interrupted) as error:
-        error.model = finished_model()
-        raise
-    finally:
-        progress.close()
-        if folder is not None:
-            folder.close()
-    return finished_model()
+        if self._folder is not None and resuming:
+            self._folder.write_config()
+        if latest is None:
+            trainer.checkpoint = self.save(trainer.state(), trainer.at)  # loadable from step 0
+
+    def save(self, state: State, at: Position) -> str | None:
+        """Write a checkpoint: the model for use, the state for going on. Other processes only lent their state."""
+        if self._folder is None:
+            return None
+
+        def writers(target: Path) -> None:
+            self.model_now().write(target)
+            serial.write(target, "train", {"kind": "train"}, state)
+
+        return str(serial.commit(self._folder.root, at.total, writers))
+
+    def snapshot(self, network: nn.Module, at: Position) -> None:
+        """Draw samples of this network into the run folder."""
+        if self._folder is not None:
+            model = _with(self._model, copy.deepcopy(network), self._trainer)
+            write_snapshot(model, self._folder.root / "samples", at.total)
+
+    def model_now(self) -> Model:
+        """A model of the weights inference would use at this moment, independent of further training."""
+        return _with(self._model, copy.deepcopy(self._trainer.inference_network()), self._trainer)
+
+    def close(self) -> None:
+        """End the progress line and let go of the folder."""
+        self._progress.close()
+        if self._folder is not None:
+            self._folder.close()
 
 
 def _with(model: Model, network: nn.Module, trainer: Trainer) -> Model:

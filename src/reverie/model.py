@@ -132,7 +132,7 @@ class Model:
         self._require("sample")
         _check_count(n, "n")
         self._check_options("sample", options)
-        seed = secrets.randbits(62) if seed is None else _check_seed(seed)
+        seed = secrets.randbits(62) if seed is None else check_seed(seed)
         condition, user_y = self._condition_rows(y, n, seed)
         tables = []
         for start in range(0, n, self.chunk):
@@ -161,7 +161,7 @@ class Model:
         """
         self._require("log_prob")
         _check_count(dequantisation, "dequantisation")
-        seed = _check_seed(seed)
+        seed = check_seed(seed)
         self._check_options("log_prob", options)
         parts = []
         for start, prepared in self._prepared(X, y):
@@ -270,9 +270,11 @@ class Model:
         drawn from the conditional distribution.
         """
         self._require("impute")
-        seed = _check_seed(seed)
+        seed = check_seed(seed)
         if n_draws is not None:
             _check_count(n_draws, "n_draws")
+        if self.codec.condition is not None and y is None:
+            raise InvalidOption("y: this model was trained with y: pass y, on which what is missing depends")
         results = [self._impute_once(X, y, None if n_draws is None else draw, seed) for draw in range(n_draws or 1)]
         return results if n_draws is not None else results[0]
 
@@ -285,9 +287,6 @@ class Model:
             if observed is not None:
                 noise = self._noise(seed, f"impute {draw}", len(prepared), start)
                 condition = _moved(prepared.y, self.device)
-                if condition is None:
-                    condition, _ = self._condition_rows(None, len(prepared), seed, start=start)
-                    condition = _moved(condition, self.device)
                 with torch.inference_mode():
                     x = self.network.conditional(  # type: ignore[operator]
                         x.to(self.device), observed.to(self.device), condition, noise, mean=draw is None
@@ -496,7 +495,8 @@ def _check_count(n: Any, name: str, *, least: int = 1) -> None:
         raise InvalidOption(f"{name}: expected a whole number of at least {least}, got {n!r}")
 
 
-def _check_seed(seed: Any) -> int:
+def check_seed(seed: Any) -> int:
+    """A seed as a whole number, or `InvalidOption`."""
     if isinstance(seed, bool) or not isinstance(seed, int | np.integer):
         raise InvalidOption(f"seed: expected a whole number, got {seed!r}")
     return int(seed)

@@ -27,12 +27,18 @@ class RunFolder:
         if not resume and any(not item.name.startswith(".") for item in root.iterdir()):
             raise RunConflict(f"{root} is not empty and holds no run: choose a new or empty folder for out")
         self._lock = serial.Lock(root)
-        serial.write_json(config, document)
+        self._document = document
+        if not resume:
+            self.write_config()
         serial.make_folder(root / "samples")
         try:
             self._log = open(root / "log.jsonl", "a", encoding="utf-8")  # noqa: SIM115 - open for the run's life
         except OSError as error:
             raise CheckpointError(f"cannot write {root / 'log.jsonl'}: {error.strerror or error}") from None
+
+    def write_config(self) -> None:
+        """Write config.json; on resuming only once the old state is known to be readable."""
+        serial.write_json(self.root / "config.json", self._document)
 
     def log(self, record: dict[str, Any]) -> None:
         """Append one record to log.jsonl, with the time."""

@@ -32,7 +32,7 @@ class Hooks:
     """What the loop calls on the first process: `save(state, position)` returns the checkpoint's folder; `log` takes
     each record; `snapshot` may draw samples from the network given; `progress` shows a line."""
 
-    save: Callable[[State, Position], str] | None = None
+    save: Callable[[State, Position], str | None] | None = None
     log: Callable[[dict[str, Any]], None] = lambda record: None
     snapshot: Callable[[nn.Module, Position], None] | None = None
     progress: Callable[[dict[str, Any]], None] = lambda record: None
@@ -133,6 +133,7 @@ class Trainer:
         slots = self.data.slots(phase.batch_size or self.training.batch_size)
         learner = self._open(phase)
         total = self._total_steps(self.at.phase, len(slots), learner)
+        self._keep_good()
         self.network.train()
         while not self._spent(total) and not learner.finished and not self._waited_enough():
             order = self.data.order(phase.name, self.at.epoch, shuffle=phase.shuffle)
@@ -360,6 +361,7 @@ class Trainer:
         kept = f" The last good state is in {self.checkpoint}." if self.checkpoint else ""
         if self._good is not None:
             self.network.load_state_dict(self._good)
+        self._learner, self.stopping = None, Stopping()  # their weights may be the bad ones
         raise Diverged(
             f"training diverged at step {self.at.total}: {', '.join(bad)} is not finite.{kept} "
             "Try a smaller learning rate, clip=1.0, or look for extreme values in the data.",
@@ -367,9 +369,8 @@ class Trainer:
         )
 
     def _keep_good(self) -> None:
-        """Remember finite weights in memory when no checkpoint will."""
-        if self.hooks.save is None:
-            self._good = {name: tensor.clone() for name, tensor in self.network.state_dict().items()}
+        """Remember the weights inference would use, known to be finite, for `Diverged.model`."""
+        self._good = {name: tensor.clone() for name, tensor in self.inference_network().state_dict().items()}
 
     # ------------------------------------------------------------------ saving
 
