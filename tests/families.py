@@ -129,7 +129,7 @@ def rows_for(family: str, n: int = 501) -> np.ndarray:
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "gmm": {"epochs": 3, "batch_size": 100},
-    "rbm": {"epochs": 3, "batch_size": 100},
+    "rbm": {"epochs": 3, "batch_size": 100, "ema": 0.9},
     "vae": {"epochs": 3, "batch_size": 100, "ema": 0.9},
     "gan": {"epochs": 3, "batch_size": 100, "ema": 0.9},
     "stack": {"epochs": 4, "batch_size": 100, "ema": 0},

@@ -164,6 +164,9 @@ def _readable(title: str, error: pydantic.ValidationError) -> str:
     lines: dict[str, str] = {}
     for problem in error.errors():
         location = [str(part) for part in problem["loc"] if not str(part).startswith(("function-", "tuple["))]
+        if not location and problem["type"] == "value_error":  # raised by the recipe itself, with its own words
+            lines.setdefault("", problem["msg"].removeprefix("Value error, "))
+            continue
         name = ".".join(location[:1]) or "options"
         message = problem["msg"].removeprefix("Value error, ").removeprefix("Input ")
         got = f" (got {_short(problem['input'])})" if problem["type"] != "value_error" else ""

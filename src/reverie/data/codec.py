@@ -423,7 +423,10 @@ def _grid(field: Field, label: str, values: NDArray[np.float64], found: col.Prof
         bounds = (float(k.min()), float(k.max()))
     elif mode == "native" and field.kind == "integer" and values.min() >= 0:
         bounds = (float(np.ceil(-low / step)), None)  # counts: nothing below 0
-    return col.Grid(low, step, float(k.mean()), sd, mode, levels, bounds)
+    digits = None if levels is not None else col.decimals(low, step)
+    if digits is not None:
+        low, step = round(low, digits), round(step, digits)
+    return col.Grid(low, step, float(k.mean()), sd, mode, levels, bounds, digits)
 
 
 def to_float(field: Field, values: NDArray[Any]) -> NDArray[np.float64]:

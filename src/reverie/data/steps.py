@@ -72,6 +72,14 @@ def _grid_step(unique: Floats) -> float | None:
     return None
 
 
+def decimals(low: float, step: float) -> int | None:
+    """The fewest digits after the point that write both numbers, to one millionth of the step; None beyond ten."""
+    for digits in range(11):
+        if max(abs(round(low, digits) - low), abs(round(step, digits) - step)) <= 1e-6 * step:
+            return digits
+    return None
+
+
 def spikes(values: Floats) -> Floats:
     """Values of a gridded column that hold at least a fifth of its rows each, when the rest spreads over more than 20
     levels (a cost that is mostly 0): a smooth likelihood would smear them. Empty when there are none."""
@@ -222,6 +230,8 @@ class Grid(ColumnStep):
     values: Floats | None = None
     bounds: tuple[float | None, float | None] = (None, None)
     """Smallest and largest k there can be: those seen (mode "round", irregular levels), or k of 0 for counts."""
+    decimals: int | None = None
+    """Digits after the point that the values have: 4.3 comes back as 4.3 and not as 4.300000000000001."""
 
     @property
     def measure(self) -> str:
@@ -247,7 +257,8 @@ class Grid(ColumnStep):
         k = np.clip(k, -np.inf if self.bounds[0] is None else self.bounds[0], self.bounds[1])
         if self.values is not None:
             return np.asarray(self.values[k.astype(np.int64)])
-        return self.low + k * self.step
+        values = self.low + k * self.step
+        return values if self.decimals is None else np.round(values, self.decimals)
 
     def log_det(self, values: Floats) -> Floats:
         cells = np.full(values.shape[0], -math.log(self.sd) if self.mode == "dequantise" else 0.0)
@@ -279,6 +290,7 @@ class Grid(ColumnStep):
             "mode": self.mode,
             "values": None if self.values is None else self.values.tolist(),
             "bounds": list(self.bounds),
+            "decimals": self.decimals,
         }
 
 

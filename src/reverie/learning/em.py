@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
@@ -23,9 +24,13 @@ class HasStatistics(Protocol):
     def maximise(self, sums: dict[str, Tensor]) -> None: ...
 
 
+_PATIENCE = 3
+
+
 class ExpectationMaximisation(Learner):
-    """One update per pass. Stops when the mean log-likelihood gains less than `tol` nats per example; `fresh` is False
-    when the network already holds a start."""
+    """One update per pass. Stops when three passes in a row have not lifted the mean log-likelihood `tol` nats per example
+    above its best (dequantised data draw new noise each pass, so one pass may lose by chance); `fresh` is False when
+    the network already holds a start."""
 
     objective = "loss"
     validates = True
@@ -35,8 +40,8 @@ class ExpectationMaximisation(Learner):
     def __init__(self, network: nn.Module, run: Run, *, tol: float, fresh: bool = True) -> None:
         self.network, self._run, self._tol, self._fresh = network, run, tol, fresh
         self._sums: dict[str, Tensor] = {}
-        self._last = float("-inf")
-        self._finished = False
+        self._best = -math.inf
+        self._waited = 0
 
     def begin(self, batches: Callable[[], Iterable[Batch]]) -> None:
         if self._fresh:
@@ -58,9 +63,8 @@ class ExpectationMaximisation(Learner):
         self.network.maximise(self._sums)  # type: ignore[operator]
         self._sums = {}
         value = float(mean)
-        # A gain below tol, or a loss (rounding, or the floor), both mean there is nothing left to win.
-        self._finished = self._tol > 0 and value - self._last < self._tol
-        self._last = value
+        self._waited = 0 if value > self._best + self._tol else self._waited + 1
+        self._best = max(self._best, value) if self._waited == 0 else self._best
         return {"log_likelihood": mean / self._run.world}
 
     @torch.no_grad()
@@ -70,13 +74,13 @@ class ExpectationMaximisation(Learner):
 
     @property
     def finished(self) -> bool:
-        return self._finished
+        return self._tol > 0 and self._waited >= _PATIENCE
 
     def state(self) -> State:
         sums = {name: self._run.gather_ranks(value) for name, value in self._sums.items()}
-        return {"sums": sums, "last": self._last, "finished": self._finished}
+        return {"sums": sums, "best": self._best, "waited": self._waited}
 
     def load_state(self, state: State) -> None:
         rank, device = self._run.rank, self._run.device
         self._sums = {name: value[rank].to(device).clone() for name, value in state["sums"].items()}
-        self._last, self._finished = state["last"], state["finished"]
+        self._best, self._waited = state["best"], state["waited"]

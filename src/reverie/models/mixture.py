@@ -52,7 +52,7 @@ class GaussianMixture(Estimator):
     floor: float | None = Field(default=None, ge=0)
     """Added to every variance, in squared data units; by default 1e-6 of each column's variance."""
     tol: float = Field(default=1e-4, ge=0)
-    """Stop when the mean log-likelihood gains less than this per pass, in nats per example; 0 uses the whole budget."""
+    """Stop when three passes gain less than this together, in nats per example; 0 uses the whole budget."""
     pixels: Literal["dequantise", "logit"] = "dequantise"
     """Grey levels get uniform noise, and with logit are then mapped to the real line."""
     dtype: Literal["float64", "float32"] = "float64"

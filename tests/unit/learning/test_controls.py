@@ -33,8 +33,9 @@ def _optimizer(state: Any) -> None:
 
 
 def _chain(state: dict[str, Any]) -> None:
-    if "chains" in state["learner"]:
-        state["learner"]["chains"] = None
+    learner = state["learner"].get("learner", state["learner"])  # inside the averaging
+    if "chains" in learner:
+        learner["chains"] = None
 
 
 def _average(state: dict[str, Any]) -> None:
@@ -57,13 +58,13 @@ BREAK = {
 }
 
 # breakage -> the families that must turn red. A mixture draws nothing after its start and has no optimizer; only the
-# RBM has chains; only the VAE and the GAN are trained with averaging here; only the stack has a finished phase.
+# RBM has chains; only the RBM, the VAE and the GAN are trained with averaging here; only the stack has a finished phase.
 RED = {
     "generator": {"rbm", "vae", "gan", "stack"},
     "optimizer": {"rbm", "vae", "gan", "stack"},
     "schedule": {"rbm", "vae", "gan", "stack"},
     "chain": {"rbm"},
-    "average": {"vae", "gan"},
+    "average": {"rbm", "vae", "gan"},
     "finished phase": {"stack"},
 }
 
