@@ -84,7 +84,7 @@ class GAN(Estimator):
             MLP(hidden=(256, 256), activation="relu") if space.grid else MLP(hidden=(128, 128, 128), activation="relu")
         )
         up = ConvNet(channels=(32, 64), hidden=0, activation="relu")
-        down = ConvNet(channels=(24, 48, 96), kernel=3, hidden=0, activation="leaky_relu")
+        down = ConvNet(channels=(24, 48, 96), kernel=4, hidden=0, activation="leaky_relu")
         return replace(
             self,
             generator=specs.resolve(self.generator, space.shape, mlp=mlp, conv=up),

@@ -54,7 +54,7 @@ class ConvNet:
     type: Literal["conv"] = "conv"
     channels: tuple[Annotated[int, Field(ge=1)], ...] = (16, 32)
     """Channels at each resolution, from the picture's down."""
-    kernel: Literal[3, 5] = 5
+    kernel: Literal[3, 4, 5] = 5
     """Side of the filters that look at the picture; generating uses 4 (3 where a side is odd)."""
     hidden: int = Field(default=256, ge=0)
     """Units of the fully connected layer between the convolutions and the vector; 0 for none."""
@@ -184,30 +184,36 @@ def _norm(spec: ConvNet, channels: int) -> list[nn.Module]:
 
 
 class ConvDown(nn.Module):
-    """Picture -> vector. y enters as constant planes beside the picture's channels."""
+    """Picture -> vector f(x) -> out. With y: A f(x) + sum_k y_k B_k f(x), the projection of Miyato & Koyama (2018)."""
 
     def __init__(self, spec: ConvNet, in_shape: tuple[int, ...], out: int, condition: int) -> None:
         super().__init__()
-        channels, height, width = in_shape
+        before, *sides = in_shape
         layers: list[nn.Module] = []
-        before = channels + condition
+        padding = 1 if spec.kernel == 4 else spec.kernel // 2
         for after in spec.channels:
-            layers += [nn.Conv2d(before, after, spec.kernel, stride=2, padding=spec.kernel // 2)]
+            layers += [nn.Conv2d(before, after, spec.kernel, stride=2, padding=padding)]
             layers += [*_norm(spec, after), activation(spec.activation)]
-            before = after
-        depth = len(spec.channels)
-        flat = before * _sizes(height, depth)[-1] * _sizes(width, depth)[-1]
-        head: list[nn.Module] = [nn.Linear(flat, out)]
+            before, sides = after, [(side + 2 * padding - spec.kernel) // 2 + 1 for side in sides]
+        if min(sides) < 1:
+            raise InvalidOption(
+                f"ConvNet: pictures of {in_shape[1]}x{in_shape[2]} cannot be halved {len(spec.channels)} times"
+            )
+        width = before * sides[0] * sides[1]
         if spec.hidden:
-            head = [nn.Linear(flat, spec.hidden), activation(spec.activation), nn.Linear(spec.hidden, out)]
-        self.layers = nn.Sequential(*layers, nn.Flatten(), *head)
+            layers += [nn.Flatten(), nn.Linear(width, spec.hidden), activation(spec.activation)]
+            width = spec.hidden
+        self.features = nn.Sequential(*layers, nn.Flatten())
+        self.head = nn.Linear(width, out)
+        self.by_condition = nn.Linear(width, out * condition) if condition else None
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        if y is not None:
-            planes = y[:, :, None, None].expand(-1, -1, *x.shape[2:])
-            x = torch.cat([x, planes], 1)
-        out: Tensor = self.layers(x)
-        return out
+        features = self.features(x)
+        result: Tensor = self.head(features)
+        if y is not None and self.by_condition is not None:
+            terms: Tensor = self.by_condition(features).view(len(x), -1, y.shape[1])
+            result = result + (terms * y[:, None, :]).sum(2)
+        return result
 
 
 class ConvUp(nn.Module):
