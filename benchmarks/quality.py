@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from harness import RESULTS, machine
 
 import reverie as rv
-from harness import RESULTS, machine
 from reverie.metrics import count_modes
 from reverie.models import rbm
 from reverie.nn.specs import MLP, ConvNet

@@ -36,9 +36,7 @@ def normal(x: Tensor, parameters: Tensor) -> Tensor:
     return -0.5 * ((x - location) * torch.exp(-log_scale)).square() - log_scale - 0.5 * math.log(2 * math.pi)
 
 
-def discretised_logistic(
-    x: Tensor, parameters: Tensor, step: Tensor, low: float | None, high: float | None
-) -> Tensor:
+def discretised_logistic(x: Tensor, parameters: Tensor, step: Tensor, low: float | None, high: float | None) -> Tensor:
     """log P(x) on a grid of spacing `step`: the logistic mass of the cell around x (Kingma et al. 2016, eq. 12).
 
     A bound makes its end cell take the tail beyond, so that the grid points from low to high have total probability 1;
