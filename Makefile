@@ -24,7 +24,7 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)
 	rm -rf $(DEMO)
 	OMP_NUM_THREADS=1 $(BIN)/reverie compare digits --models gmm rbm vae gan --out $(DEMO) \
-	  --set gmm.components=10 rbm.epochs=150 vae.epochs=60 gan.epochs=400
+	  --set gmm.components=10 rbm.epochs=150 vae.epochs=60 gan.epochs=200
 	@cp $(DEMO)/samples.png $(DEMO)/demo.png
 	@echo "picture: $(DEMO)/demo.png"
 
