@@ -11,12 +11,13 @@ from harness import Timing, paired, timed, write
 from torch import nn
 
 from reverie.data.dataset import as_dataset
-from reverie.estimator import _Job, prepare
+from reverie.estimator import prepare
 from reverie.learning.run import Run
 from reverie.learning.training import Training
 from reverie.models.gan import GAN
 from reverie.models.vae import VAE
 from reverie.nn.specs import MLP
+from reverie.recording import Job
 from reverie.rng import StreamNoise, generator
 
 ROWS, BATCH, LOG = 20_000, 128, 50
@@ -50,14 +51,14 @@ class Average:
 def trainer_side(recipe: Any, rows: np.ndarray, steps: int, ema: float) -> Timing:
     training = Training(steps=steps, batch_size=BATCH, log_steps=LOG, ema=ema, progress=False)
     run = Run(seed=0, device=torch.device("cpu"))
-    trainer, _ = prepare(_Job(recipe, as_dataset(rows), training, None, 0, None), run)
+    trainer, _ = prepare(Job(recipe, as_dataset(rows), training, None, 0, None), run)
     return timed(lambda: trainer.run() and {"loss": trainer.history[-1]})
 
 
 def bare_vae(recipe: VAE, rows: np.ndarray, steps: int, ema: float) -> Timing:
     """A VAE loop as a careful user writes it: fused Adam, cosine rate, shuffled rows, binarised per batch."""
     run = Run(seed=0, device=torch.device("cpu"))
-    trainer, model = prepare(_Job(recipe, as_dataset(rows), Training(steps=1), None, 0, None), run)
+    trainer, model = prepare(Job(recipe, as_dataset(rows), Training(steps=1), None, 0, None), run)
     network: Any = trainer.network
     x_all = model.codec.prepare(as_dataset(rows).take(np.arange(ROWS))).x
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-3, fused=True)
@@ -104,7 +105,7 @@ def bare_vae(recipe: VAE, rows: np.ndarray, steps: int, ema: float) -> Timing:
 def bare_gan(recipe: GAN, rows: np.ndarray, steps: int, ema: float) -> Timing:
     """The two-player loop as a careful user writes it."""
     run = Run(seed=0, device=torch.device("cpu"))
-    trainer, model = prepare(_Job(recipe, as_dataset(rows), Training(steps=1), None, 0, None), run)
+    trainer, model = prepare(Job(recipe, as_dataset(rows), Training(steps=1), None, 0, None), run)
     network: Any = trainer.network
     x_all = model.codec.prepare(as_dataset(rows).take(np.arange(ROWS))).x
     make = lambda module: torch.optim.Adam(module.parameters(), lr=1e-3, betas=(0.0, 0.99), fused=True)  # noqa: E731

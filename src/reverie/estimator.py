@@ -6,7 +6,6 @@ import copy
 import platform
 import tempfile
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self, final
 
@@ -17,40 +16,19 @@ from torch import nn
 from reverie import config, serial
 from reverie._version import __version__
 from reverie.data.batches import Batches
-from reverie.data.cards import write_snapshot
 from reverie.data.codec import fit_codec
 from reverie.data.dataset import Dataset, as_dataset
 from reverie.data.schema import Schema
 from reverie.data.space import Space, Wants
-from reverie.errors import Diverged, Interrupted, InvalidOption, RunConflict
+from reverie.errors import Diverged, Interrupted, InvalidOption
 from reverie.learning import launch
-from reverie.learning.folder import RunFolder, read_config
-from reverie.learning.phases import Phase, Position, State
-from reverie.learning.progress import Progress
+from reverie.learning.phases import Phase
 from reverie.learning.run import Run, group_is_open, in_worker, pick_device, start_processes, stop_processes
-from reverie.learning.trainer import Hooks, Trainer
+from reverie.learning.trainer import Trainer
 from reverie.learning.training import Training
 from reverie.model import Model, check_seed, restore
+from reverie.recording import Job, Recorder, check_resume
 from reverie.rng import generator, stream
-
-_FREE_TO_CHANGE = frozenset(
-    [
-        "epochs",
-        "steps",
-        "minutes",
-        "out",
-        "progress",
-        "log_steps",
-        "checkpoint_minutes",
-        "checkpoint_steps",
-        "checkpoint_epochs",
-        "snapshot_epochs",
-        "patience",
-        "devices",
-        "device",
-    ]
-)
-"""Training options that may differ when a run is resumed: they do not change what a step does."""
 
 
 class Estimator(ABC):
@@ -98,7 +76,7 @@ class Estimator(ABC):
         """
         training = self._training(training, overrides)
         data = as_dataset(X, y)
-        job = _Job(self, data, training, start, check_seed(seed), None if resume is None else Path(resume))
+        job = Job(self, data, training, start, check_seed(seed), None if resume is None else Path(resume))
         if training.devices > 1 and not in_worker():
             return _fit_in_processes(job)
         return _fit(job)
@@ -115,19 +93,7 @@ class Estimator(ABC):
         return config.replace(asked, **fill)
 
 
-@dataclass
-class _Job:
-    """All that `fit` was asked, in one picklable value."""
-
-    estimator: Estimator
-    data: Dataset
-    training: Training
-    start: Model | None
-    seed: int
-    resume: Path | None
-
-
-def prepare(job: _Job, run: Run) -> tuple[Trainer, Model]:
+def prepare(job: Job, run: Run) -> tuple[Trainer, Model]:
     """Everything up to the first step: splits, codec, network, phases, trainer, and the model that will be returned."""
     estimator, training = job.estimator, job.training
     train, held_out = _split(job.data, training.validation, job.seed)
@@ -163,7 +129,7 @@ def prepare(job: _Job, run: Run) -> tuple[Trainer, Model]:
     return Trainer(run, network, phases, batches, training, validation=validation), model
 
 
-def _fit(job: _Job) -> Model:
+def _fit(job: Job) -> Model:
     """One process's part of a fit."""
     training = job.training
     joined = group_is_open()
@@ -171,7 +137,7 @@ def _fit(job: _Job) -> Model:
     try:
         run = Run(seed=job.seed, device=pick_device(training.device, rank), rank=rank, world=world, clip=training.clip)
         if job.resume is not None:
-            _check_resume(job, run)
+            check_resume(job, run)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(stream(job.seed, "torch", rank))
             return _train(job, run)
@@ -180,10 +146,10 @@ def _fit(job: _Job) -> Model:
             stop_processes()
 
 
-def _train(job: _Job, run: Run) -> Model:
+def _train(job: Job, run: Run) -> Model:
     """Open the run folder if there is one, go on from its state when resuming, train, close."""
     trainer, model = prepare(job, run)
-    recorder = _Recorder(job, run, trainer, model)
+    recorder = Recorder(job, run, trainer, model)
     try:
         recorder.begin()
         trainer.run()
@@ -194,115 +160,6 @@ def _train(job: _Job, run: Run) -> Model:
     finally:
         recorder.close()
     return recorder.model_now()
-
-
-class _Recorder:
-    """What a fit writes and shows: the run folder (first process only), its checkpoints, samples and log, progress."""
-
-    def __init__(self, job: _Job, run: Run, trainer: Trainer, model: Model) -> None:
-        self._job, self._run, self._trainer, self._model = job, run, trainer, model
-        self._out = job.resume or (Path(job.training.out) if job.training.out else None)
-        self._folder: RunFolder | None = None
-        self._progress = Progress(job.training.progress if run.is_main else False, title=job.estimator.family)
-
-    def begin(self) -> None:
-        """Open the folder, hook into the trainer, and load the old state or save the state of step 0."""
-        job, run, trainer = self._job, self._run, self._trainer
-        resuming = job.resume is not None
-        if self._out is not None and run.is_main:
-            self._folder = RunFolder(self._out, _run_document(job, run), resume=resuming)
-        run.broadcast(None)  # nobody goes on before the folder is there
-        trainer.hooks = Hooks(progress=self._progress.show)
-        if self._out is None:
-            return
-        trainer.hooks.save = self.save
-        if self._folder is not None:
-            trainer.hooks.log, trainer.hooks.snapshot = self._folder.log, self.snapshot
-        latest = serial.latest(self._out) if resuming else None
-        if latest is not None:
-            trainer.load_state(serial.read(latest, "train")[1])
-            trainer.checkpoint = str(latest)
-        if self._folder is not None and resuming:
-            self._folder.write_config()
-        if latest is None:
-            trainer.checkpoint = self.save(trainer.state(), trainer.at)  # loadable from step 0
-
-    def save(self, state: State, at: Position) -> str | None:
-        """Write a checkpoint: the model for use, the state for going on. Other processes only lent their state."""
-        if self._folder is None:
-            return None
-
-        def writers(target: Path) -> None:
-            self.model_now().write(target)
-            serial.write(target, "train", {"kind": "train"}, state)
-
-        return str(serial.commit(self._folder.root, at.total, writers))
-
-    def snapshot(self, network: nn.Module, at: Position) -> None:
-        """Draw samples of this network into the run folder."""
-        if self._folder is not None:
-            model = _with(self._model, copy.deepcopy(network), self._trainer)
-            write_snapshot(model, self._folder.root / "samples", at.total)
-
-    def model_now(self) -> Model:
-        """A model of the weights inference would use at this moment, independent of further training."""
-        return _with(self._model, copy.deepcopy(self._trainer.inference_network()), self._trainer)
-
-    def close(self) -> None:
-        """End the progress line and let go of the folder."""
-        self._progress.close()
-        if self._folder is not None:
-            self._folder.close()
-
-
-def _with(model: Model, network: nn.Module, trainer: Trainer) -> Model:
-    """`model` with these weights and what the trainer knows so far."""
-    info = {**model.info, "seconds": round(trainer.seconds(), 3), "steps": trainer.at.total}
-    info["cpu_seconds"] = round(trainer.cpu_seconds(), 3)
-    return Model(
-        model.estimator,
-        model.schema,
-        model.codec,
-        network,
-        history=[dict(record) for record in trainer.history],
-        warnings=list(model.warnings),
-        info=info,
-    )
-
-
-def _run_document(job: _Job, run: Run) -> dict[str, Any]:
-    return {
-        "format": serial.FORMAT,
-        "kind": "run",
-        "family": job.estimator.family,
-        "estimator": config.to_json(job.estimator),
-        "training": config.to_json(job.training),
-        "data": {"source": getattr(job.data, "origin", None), "name": job.data.name, "hash": job.data.hash},
-        "schema": job.data.schema.to_json(),
-        "seed": job.seed,
-        "world": run.world,
-    }
-
-
-def _check_resume(job: _Job, run: Run) -> None:
-    """Refuse to continue a run with anything that would make it another run; name the fields."""
-    assert job.resume is not None
-    before, now = read_config(job.resume), _run_document(job, run)
-    differs = [name for name in ("family", "seed", "world") if before[name] != now[name]]
-    if before["data"]["hash"] != now["data"]["hash"]:
-        differs.append("data (other rows or columns)")
-    for part, free in (("estimator", frozenset[str]()), ("training", _FREE_TO_CHANGE)):
-        old, new = before[part], now[part]
-        differs += [
-            f"{part}.{key} ({old.get(key)!r} -> {new.get(key)!r})"
-            for key in sorted({*old, *new} - free)
-            if old.get(key) != new.get(key)
-        ]
-    if differs:
-        raise RunConflict(
-            f"cannot resume {job.resume}: it was started with other {'; '.join(differs)}. Start a new run, or go on "
-            "from its weights with fit(X, start=model)"
-        )
 
 
 def _check_start(start: Model, estimator: Estimator, train: Dataset) -> None:
@@ -352,7 +209,7 @@ def dry_run(
     data = as_dataset(X, y)
     run = Run(seed=seed, device=pick_device(training.device), clip=training.clip)
     with torch.random.fork_rng(devices=[]):
-        trainer, model = prepare(_Job(estimator, data, training, None, seed, None), run)
+        trainer, model = prepare(Job(estimator, data, training, None, seed, None), run)
         plan = trainer.plan()
         seconds = trainer.time_steps(3)
     state = sum(t.numel() * t.element_size() for t in trainer.network.state_dict().values())
@@ -379,7 +236,7 @@ def finetune(model: Model, X: Any, y: Any = None, **options: Any) -> Model:
     return model.estimator.fit(X, y, start=model, **options)  # type: ignore[no-any-return]
 
 
-def _fit_in_processes(job: _Job) -> Model:
+def _fit_in_processes(job: Job) -> Model:
     """Start `devices` processes, let them fit, and load what the first one wrote."""
     world = job.training.devices
     if len(job.data) < world:
@@ -391,7 +248,7 @@ def _fit_in_processes(job: _Job) -> Model:
         return _as_recipe(restore(resolved, document, state), job.estimator)
 
 
-def _process(job: _Job, scratch: str) -> None:
+def _process(job: Job, scratch: str) -> None:
     model = _fit(job)
     import os
 

@@ -7,9 +7,9 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -19,56 +19,13 @@ from reverie.data.batches import Batches, Slot
 from reverie.data.space import Batch
 from reverie.errors import Diverged, Interrupted, InvalidOption
 from reverie.learning.averaged import Averaged
-from reverie.learning.phases import Learner, Metrics, Phase, Position, State
+from reverie.learning.phases import Learner, Phase, Position, State
 from reverie.learning.run import Run
 from reverie.learning.training import Training
+from reverie.learning.watching import Hooks, Stopping, Sums
 from reverie.rng import StreamNoise, generator
 
 STATE_FORMAT = 1
-
-
-@dataclass
-class Hooks:
-    """What the loop calls on the first process: `save(state, position)` returns the checkpoint's folder; `log` takes
-    each record; `snapshot` may draw samples from the network given; `progress` shows a line."""
-
-    save: Callable[[State, Position], str | None] | None = None
-    log: Callable[[dict[str, Any]], None] = lambda record: None
-    snapshot: Callable[[nn.Module, Position], None] | None = None
-    progress: Callable[[dict[str, Any]], None] = lambda record: None
-
-
-@dataclass
-class Stopping:
-    """Early stopping: the best objective so far and the weights that had it."""
-
-    best: float = math.inf
-    best_epoch: int = -1
-    waited: int = 0
-    weights: State | None = None
-
-
-@dataclass
-class Sums:
-    """Running sums of the epoch's metrics, weighted by rows, on the device."""
-
-    rows: int = 0
-    values: Metrics = field(default_factory=dict)
-
-    def add(self, metrics: Metrics, rows: int) -> None:
-        self.rows += rows
-        for name, value in metrics.items():
-            if name in self.values:
-                self.values[name].add_(value, alpha=rows)
-            else:
-                self.values[name] = value.detach().clone().mul_(rows)
-
-    def means(self, run: Run) -> dict[str, float]:
-        """Global means over the rows so far; a collective."""
-        if not self.values:
-            return {}
-        stacked = torch.stack([value.double() for value in self.values.values()])
-        return dict(zip(self.values, (run.sum(stacked) / max(self.rows, 1)).tolist(), strict=True))
 
 
 class Trainer:

@@ -18,10 +18,11 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from reverie.config import recipe
-from reverie.data.codec import TableCodec, fit_codec
+from reverie.data.codec import fit_codec
 from reverie.data.dataset import as_dataset
 from reverie.data.schema import Schema
 from reverie.data.space import Batch, Space, Wants
+from reverie.data.tables import TableCodec
 from reverie.errors import DataError, InvalidOption, Unsupported
 from reverie.estimator import Estimator
 from reverie.inference.kmeans import kmeans

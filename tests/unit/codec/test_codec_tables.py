@@ -11,9 +11,10 @@ import torch
 
 from reverie.data import steps as col
 from reverie.data.batches import Batches
-from reverie.data.codec import TableCodec, codec_from_json, fit_codec
+from reverie.data.codec import codec_from_json, fit_codec
 from reverie.data.dataset import Dataset, MemorySource, as_dataset
 from reverie.data.space import Wants
+from reverie.data.tables import TableCodec
 from reverie.errors import DataError, UnsupportedData
 from reverie.models.mixture import GaussianMixture
 from reverie.models.vae import VAE
