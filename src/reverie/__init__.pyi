@@ -6,6 +6,7 @@ from reverie import metrics as metrics
 from reverie import models as models
 from reverie._version import __version__ as __version__
 from reverie.data.dataset import Dataset as Dataset
+from reverie.data.dataset import as_dataset as as_dataset
 from reverie.data.schema import Schema as Schema
 from reverie.data.sources import load_data as load_data
 from reverie.estimator import Estimator as Estimator

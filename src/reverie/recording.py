@@ -67,6 +67,7 @@ class Recorder:
         """Open the folder, hook into the trainer, and load the old state or save the state of step 0."""
         job, run, trainer = self._job, self._run, self._trainer
         resuming = job.resume is not None
+        trainer.check()
         if self._out is not None and run.is_main:
             self._folder = RunFolder(self._out, run_document(job, run), resume=resuming)
         run.broadcast(None)  # nobody goes on before the folder is there

@@ -523,3 +523,14 @@ def test_a_failed_fit_leaves_no_half_a_model(family, tmp_path):
     with pytest.raises(ReverieError):
         fit(family, pd.DataFrame({"a": [b"x", b"y"]}), out=str(run))
     assert not run.exists()
+
+
+def test_options_a_rule_cannot_honour_are_refused_before_anything_is_written(tmp_path):
+    for family, options in (
+        ("gan", {"validation": 0.1}),
+        ("gan", {"validation": 0.1, "patience": 2}),
+        ("gmm", {"ema": 0.9}),
+    ):
+        with pytest.raises(InvalidOption, match=r"leave (validation|patience|ema) out"):
+            fit(family, data_of(family), out=str(tmp_path / "run"), **options)
+        assert not (tmp_path / "run").exists()

@@ -149,10 +149,24 @@ class Trainer:
     def _open(self, phase: Phase) -> Learner:
         """The phase's learner: fresh and begun, or restored when a state is pending."""
         learner = phase.learner()
+        self._check_options(phase, learner)
         if self.training.ema:
-            if not learner.averages:
-                raise InvalidOption(f"ema: phase {phase.name!r} has no gradient steps to average; leave ema out")
             learner = Averaged(learner, self.training.ema)
+        self._learner = learner
+        if self._pending is not None:
+            learner.load_state(self._pending)
+            self._pending = None
+        elif self.at.step == 0 and self.at.batch == 0:
+            learner.begin(lambda: self._whole_batches(phase))
+        return learner
+
+    def check(self) -> None:
+        """Refuse options that the first phase's rule cannot honour, before anything is written."""
+        self._check_options(self.phases[0], self.phases[0].learner())
+
+    def _check_options(self, phase: Phase, learner: Learner) -> None:
+        if self.training.ema and not learner.averages:
+            raise InvalidOption(f"ema: phase {phase.name!r} has no gradient steps to average; leave ema out")
         if self.training.patience and learner.objective is None:
             raise InvalidOption(
                 f"patience: phase {phase.name!r} has no objective to watch (a GAN's losses do not measure progress); "
@@ -163,13 +177,6 @@ class Trainer:
                 f"validation: phase {phase.name!r} has no loss that means anything on held-out rows; leave validation "
                 "out and judge the model with evaluate"
             )
-        self._learner = learner
-        if self._pending is not None:
-            learner.load_state(self._pending)
-            self._pending = None
-        elif self.at.step == 0 and self.at.batch == 0:
-            learner.begin(lambda: self._whole_batches(phase))
-        return learner
 
     def _whole_batches(self, phase: Phase) -> Iterator[Batch]:
         """All rows as global batches, the same on every rank, with a noise stream of their own."""
