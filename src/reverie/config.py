@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -102,13 +101,6 @@ def from_json(cls: type[T], data: Any) -> T:
     if not isinstance(data, Mapping):
         raise InvalidOption(f"{cls.__name__}: expected an object with options, got {_short(data)}")
     return cls(**{str(key): value for key, value in data.items()})
-
-
-def digest(data: Any) -> str:
-    """SHA-256 of canonical JSON, for telling two recipes apart."""
-    import hashlib
-
-    return hashlib.sha256(json.dumps(data, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def preset(cls: Callable[..., T], **fixed: Any) -> Callable[..., T]:

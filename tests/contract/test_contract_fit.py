@@ -174,7 +174,7 @@ def test_recipes_survive_json_with_no_option_at_its_default(family):
     for name in config.options(cls):
         assert getattr(recipe, name) != getattr(cls(), name), name
     assert config.from_json(cls, config.to_json(cls())) == cls()
-    assert config.digest(config.to_json(recipe)) != config.digest(config.to_json(cls()))
+    assert config.to_json(recipe) != config.to_json(cls())
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -120,9 +120,6 @@ class Batch:
     index: Tensor | None = None
     rows: int = 0
 
-    def with_x(self, x: Tensor) -> Batch:
-        return replace(self, x=x)
-
 
 def blocks_in_order(blocks: Iterable[Block]) -> tuple[Block, ...]:
     """The same blocks with `start` set so that they follow one another."""

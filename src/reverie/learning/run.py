@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -90,21 +90,6 @@ class Run:
         parts = [torch.empty_like(own) for _ in range(self.world)]
         dist.all_gather(parts, own.contiguous())
         return torch.stack(parts)
-
-    def barrier(self) -> None:
-        if self.world > 1:
-            dist.barrier()
-
-    def check_equal(self, tensors: Iterable[Tensor]) -> float:
-        """Largest difference of any number between ranks: 0.0 when all hold the same."""
-        worst = 0.0
-        for tensor in tensors:
-            if self.world > 1:
-                low, high = tensor.detach().clone(), tensor.detach().clone()
-                dist.all_reduce(low, op=dist.ReduceOp.MIN)
-                dist.all_reduce(high, op=dist.ReduceOp.MAX)
-                worst = max(worst, float((high - low).abs().max()))
-        return worst
 
 
 def pick_device(name: str, rank: int = 0) -> torch.device:

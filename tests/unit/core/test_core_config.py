@@ -162,13 +162,6 @@ def test_a_module_is_named_and_not_stored():
     }
 
 
-def test_digest_tells_recipes_apart():
-    a, b = config.to_json(Toy()), config.to_json(Toy(size=5))
-    assert config.digest(a) == config.digest(dict(reversed(list(a.items()))))
-    assert config.digest(a) != config.digest(b)
-    assert len(config.digest(a)) == 64
-
-
 def test_a_preset_is_the_class():
     small = config.preset(Toy, size=2)
     assert type(small()) is Toy
