@@ -59,14 +59,14 @@ def curve_svg(history: list[dict[str, Any]], *, width: int = 320, height: int = 
         colour = colours[number]
         lines.append(f'<polyline fill="none" stroke="{colour}" stroke-width="1.5" points="{points}"/>')
         label = f"{html.escape(name)} {values[-1]:.4g}"
-        column, row = number % 3, number // 3
+        column, row = number % 2, number // 2
         lines.append(
-            f'<text x="{6 + column * 106}" y="{height - 10 + row * 10}" font-size="9" fill="{colour}">{label}</text>'
+            f'<text x="{6 + column * 156}" y="{height - 10 + row * 10}" font-size="9" fill="{colour}">{label}</text>'
         )
-    body = "".join(lines)
+    body, tall = "".join(lines), height + 10 * ((min(len(names), 6) + 1) // 2) - 6
     return (
-        f'<svg role="img" aria-label="training curves" viewBox="0 0 {width} {height + 4}" width="{width}" '
-        f'height="{height + 4}" font-family="sans-serif">{body}</svg>'
+        f'<svg role="img" aria-label="training curves" viewBox="0 0 {width} {tall}" width="{width}" '
+        f'height="{tall}" font-family="sans-serif">{body}</svg>'
     )
 
 
