@@ -291,11 +291,11 @@ class Trainer:
         return bool(self.training.patience and self.stopping.waited >= self.training.patience)
 
     def seconds(self) -> float:
-        """Active seconds of the run so far, earlier sessions included."""
+        """Active seconds of the run so far, what came before a resume included."""
         return self.at.seconds + time.perf_counter() - self._clock
 
     def cpu_seconds(self) -> float:
-        """CPU seconds of this process in the run so far, all threads, earlier sessions included."""
+        """CPU seconds of this process in the run so far, all threads, what came before a resume included."""
         return self.at.cpu_seconds + time.process_time() - self._cpu
 
     def _log_step(self, phase: Phase, rows: int, total: int | None) -> None:
