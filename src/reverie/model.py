@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from reverie import catalog, config, serial
-from reverie.data.codec import Codec, Prepared, codec_from_json
+from reverie.data.codec import codec_from_json
 from reverie.data.dataset import Dataset
+from reverie.data.maps import Codec, Prepared
 from reverie.data.schema import Schema
 from reverie.data.table import Table
 from reverie.errors import CheckpointError, InvalidOption, SchemaMismatch, Unsupported, did_you_mean

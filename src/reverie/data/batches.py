@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from reverie.data.codec import Codec, Prepared
 from reverie.data.dataset import Dataset
+from reverie.data.maps import Codec, Prepared
 from reverie.data.space import Batch
 from reverie.rng import Noise, generator
 

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from reverie.data.codec import Codec, Prepared, others, sample_weights
 from reverie.data.condition import ConditionCodec
+from reverie.data.maps import Codec, Prepared, others, sample_weights
 from reverie.data.space import Block, Space, Wants
 from reverie.data.table import Table
 from reverie.errors import UnsupportedData

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from reverie.data import steps as col
-from reverie.data.codec import Codec, Prepared, others, sample_weights
 from reverie.data.condition import ConditionCodec
+from reverie.data.maps import Codec, Prepared, others, sample_weights
 from reverie.data.space import Block, Space, Wants, blocks_in_order
 from reverie.data.table import Table
 from reverie.errors import DataError, UnsupportedData
