@@ -58,6 +58,7 @@ def vae(arguments: argparse.Namespace) -> dict[str, Any]:
     model = recipe.fit(data["x_train"], epochs=epochs, ema=0.999, progress=False, out=_out(f"vae-{epochs}"))
     elbo = np.mean([model.log_prob(data["x_test"], samples=1)], 0)
     print(f"{model.info['cpu_seconds']} CPU s, ELBO {-elbo.mean():.3f}", flush=True)
+    iwae_100 = model.log_prob(data["x_test"], samples=100)
     part = 10_000 if arguments.full else 2_000
     iwae = model.log_prob(data["x_test"][:part], samples=500)
     _grid(model.sample(100, seed=0), "vae_mnist.png")
@@ -66,6 +67,8 @@ def vae(arguments: argparse.Namespace) -> dict[str, Any]:
         "cpu_seconds": model.info["cpu_seconds"],
         "negative_elbo": float(-elbo.mean()),
         "negative_elbo_se": float(elbo.std() / np.sqrt(len(elbo))),
+        "iwae_100": float(-iwae_100.mean()),
+        "iwae_100_se": float(iwae_100.std() / np.sqrt(len(iwae_100))),
         "iwae_500": float(-iwae.mean()),
         "iwae_rows": part,
         "negative_elbo_of_those_rows": float(-elbo[:part].mean()),
