@@ -115,4 +115,4 @@ def test_sample_options_are_checked(family):
         model.sample(3, sweepz=4)
     assert isinstance(model.sample_options, dict)
     for name, default in model.sample_options.items():
-        assert model.sample(2, seed=0, **{name: default}) is not None
+        assert len(model.sample(2, seed=0, **{name: default})) == 2

@@ -107,17 +107,13 @@ class MixtureNetwork(nn.Module):
         self.register_buffer("means", torch.zeros(k, d, dtype=torch.float64))
         self.register_buffer("covariances", one.expand(shapes[covariance]).clone())
         self.register_buffer("floor", floor.double())
-        self._factors: tuple[Tensor, Tensor] | None = None
 
     # ------------------------------------------------------------------ densities
 
     def _precision_factors(self) -> tuple[Tensor, Tensor]:
         """(A, log det A): A such that |A (x - mu)|^2 is the Mahalanobis distance; (K, d, d) lower, or (K, d) diagonal."""
         if self.covariance in ("diag", "spherical"):
-            variances = (
-                self.covariances if self.covariance == "diag" else self.covariances[:, None].expand_as(self.means)
-            )
-            a = variances.rsqrt()
+            a = self._variances().rsqrt()
             return a, a.log().sum(1)
         covariances = self.covariances if self.covariance == "full" else self.covariances[None]
         lower = _cholesky(covariances)
@@ -127,9 +123,9 @@ class MixtureNetwork(nn.Module):
         k = self.means.shape[0]
         return (a, log_det) if self.covariance == "full" else (a, log_det.expand(k))
 
-    def component_log_prob(self, x: Tensor) -> Tensor:
-        """log w_k + log N(x; mu_k, Sigma_k) for complete rows, (n, K)."""
-        factor, log_det = self._factors if self._factors is not None else self._precision_factors()
+    def component_log_prob(self, x: Tensor, factors: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        """log w_k + log N(x; mu_k, Sigma_k) for complete rows, (n, K). `factors`, when many calls share them."""
+        factor, log_det = factors or self._precision_factors()
         k, d = self.means.shape
         constant = self.weights.log() + log_det - 0.5 * d * math.log(2 * math.pi)
         a = factor.to(x.dtype)
@@ -175,13 +171,14 @@ class MixtureNetwork(nn.Module):
 
     def joint(self, x: Tensor, observed: Tensor | None) -> Tensor:
         """log p(x_observed, k), (n, K) float64."""
+        factors = self._precision_factors()
         if observed is None:
             step = self._chunk_rows()
-            return torch.cat([self.component_log_prob(x[i : i + step]) for i in range(0, len(x), step)])
+            return torch.cat([self.component_log_prob(x[i : i + step], factors) for i in range(0, len(x), step)])
         out = torch.empty(len(x), self.means.shape[0], dtype=torch.float64, device=x.device)
         for rows, columns, _ in _patterns(observed):
             if len(columns) == x.shape[1]:
-                out[rows] = self.component_log_prob(x[rows])
+                out[rows] = self.component_log_prob(x[rows], factors)
             else:
                 out[rows] = self._marginal_log_prob(x[rows], columns)
         return out
@@ -249,14 +246,13 @@ class MixtureNetwork(nn.Module):
 
     def statistics(self, batch: Batch) -> dict[str, Tensor]:
         """E-step on a batch: sums over rows, weighted where rows have weights."""
-        if self._factors is None:
-            self._factors = self._precision_factors()
+        factors = self._precision_factors()
         weight = torch.ones(len(batch.x), dtype=torch.float64) if batch.weight is None else batch.weight.double()
         weight = weight.to(batch.x.device)
         sums = self._zeros(batch.x.device)
         log_likelihood = torch.zeros((), dtype=torch.float64, device=batch.x.device)
         for x, columns, w in self._pieces(batch, weight):
-            joint = self.component_log_prob(x) if columns is None else self._marginal_log_prob(x, columns)
+            joint = self.component_log_prob(x, factors) if columns is None else self._marginal_log_prob(x, columns)
             log_p = torch.logsumexp(joint, 1, keepdim=True)
             log_likelihood += (log_p[:, 0] * w).sum()
             r = joint.sub_(log_p).exp_().mul_(w[:, None])
@@ -337,7 +333,6 @@ class MixtureNetwork(nn.Module):
         self.weights.copy_(safe / safe.sum())
         self.means.copy_(means)
         self.covariances.copy_(covariances)
-        self._factors = None
 
     # ------------------------------------------------------------------ capabilities
 

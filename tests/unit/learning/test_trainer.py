@@ -181,3 +181,13 @@ def test_a_dry_run_tells_the_cost_and_trains_nothing() -> None:
     assert [row["steps"] for row in cost["phases"]] == [20, 20]
     assert all(row["seconds_per_epoch"] > 0 for row in cost["phases"])
     assert cost["parameters"] == sum(p.numel() for p in Stack().fit(numeric_rows(), epochs=0).network.parameters())
+
+
+def test_the_best_mixture_is_scored_with_its_own_covariances(tmp_path: Path) -> None:
+    """Early stopping puts earlier weights back; nothing derived from later ones may stay behind in the density."""
+    rows = numeric_rows(120, 3, seed=1)
+    recipe = rv.GaussianMixture(components=8, tol=0, floor=1e-4)
+    model = recipe.fit(rows, epochs=60, validation=0.4, patience=3)
+    assert len(model.history) < 60
+    model.save(tmp_path / "model")
+    assert np.array_equal(model.log_prob(rows), rv.load(tmp_path / "model").log_prob(rows))
