@@ -336,14 +336,14 @@ class Model:
     def _noise(self, seed: int, name: str, rows: int, start: int) -> RowNoise:
         return RowNoise(stream(seed, name), rows, start=start, device=self.device, dtype=self.codec.space.torch_dtype)
 
-    def _condition_rows(self, y: Any, n: int, seed: int, *, start: int = 0) -> tuple[Tensor | None, Any]:
+    def _condition_rows(self, y: Any, n: int, seed: int) -> tuple[Tensor | None, Any]:
         """y for n rows as the network wants it, and as the user would see it."""
         if self.codec.condition is None:
             if y is not None:
                 raise InvalidOption(f"y: this {self.family} was trained without y. Fit it with y, or leave y out here")
             return None, None
         if y is None:
-            values = self.codec.condition.draw(RowNoise(stream(seed, "y"), n, start=start))
+            values = self.codec.condition.draw(RowNoise(stream(seed, "y"), n))
         else:
             values = self.schema.read_y(y, n)
         assert self.schema.condition is not None

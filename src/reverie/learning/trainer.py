@@ -116,7 +116,7 @@ class Trainer:
         at.step += 1
         at.total += 1
         if at.total % self.training.log_steps == 0:
-            self._log_step(phase, slot.rows, total)
+            self._log_step(phase, total)
 
     def _epoch_end(self, phase: Phase, learner: Learner) -> None:
         at = self.at
@@ -298,7 +298,7 @@ class Trainer:
         """CPU seconds of this process in the run so far, all threads, what came before a resume included."""
         return self.at.cpu_seconds + time.process_time() - self._cpu
 
-    def _log_step(self, phase: Phase, rows: int, total: int | None) -> None:
+    def _log_step(self, phase: Phase, total: int | None) -> None:
         means = self._sums.means(self.run_)
         self._refuse_non_finite(means)
         seconds = self.seconds()
