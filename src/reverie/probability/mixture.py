@@ -1,0 +1,240 @@
+"""A mixture of any set of exponential families: p(x) = sum_k w_k p(x | k), its E-step, its start, its conditionals."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor, nn
+
+from reverie.data.space import Batch
+from reverie.errors import DataError
+from reverie.inference.kmeans import kmeans
+from reverie.probability.exponential_family import EMPTY, Components, Sums
+from reverie.rng import Noise, generator
+
+_START_ROWS = 20_000
+_START_STEPS = 5
+
+
+class Weights(nn.Module, ABC):
+    """The law of the hidden member k."""
+
+    @abstractmethod
+    def log(self) -> Tensor:
+        """What the E-step adds to the log-densities, (K,)."""
+
+    @abstractmethod
+    def mean(self) -> Tensor:
+        """P(k), (K,), summing to 1."""
+
+    @abstractmethod
+    def maximise(self, count: Tensor) -> None:
+        """Learn from the members' effective rows (K,)."""
+
+    @abstractmethod
+    def log_prior(self) -> Tensor:
+        """Log density of the prior (or minus the divergence from it) at the current parameters, up to a constant."""
+
+
+class PointWeights(Weights):
+    """Maximum a posteriori weights under a Dirichlet(1 + a) prior: w_k = (N_k + a) / (N + K a)."""
+
+    weight: Tensor
+
+    def __init__(self, size: int, *, smoothing: float = 0.0) -> None:
+        super().__init__()
+        self.smoothing = smoothing
+        self.register_buffer("weight", torch.full((size,), 1 / size, dtype=torch.float64))
+
+    def log(self) -> Tensor:
+        return self.weight.log()
+
+    def mean(self) -> Tensor:
+        return self.weight
+
+    def maximise(self, count: Tensor) -> None:
+        raised = count.clamp_min(EMPTY) + self.smoothing
+        self.weight.copy_(raised / raised.sum())
+
+    def log_prior(self) -> Tensor:
+        return self.smoothing * self.weight.log().sum()
+
+
+class Mixture(nn.Module):
+    """Weights (K,) over a set of K components. The network of every mixture family, learned by EM."""
+
+    likelihood = "exact"
+    marginalises = True
+    """Without y, `log_prob` sums over the members by itself."""
+
+    def __init__(
+        self, components: Components, weights: Weights, dtype: torch.dtype, *, classes: int = 0, restarts: int = 1
+    ) -> None:
+        super().__init__()
+        self.components, self.weights = components, weights
+        self.dtype, self.classes, self.restarts = dtype, classes, restarts
+        self.code_width = components.size
+
+    # ------------------------------------------------------------------ densities
+
+    def joint(self, x: Tensor, observed: Tensor | None) -> Tensor:
+        """log p(x_observed, k), (n, K) float64."""
+        return self.components.log_prob(x, observed).add_(self.weights.mean().log())
+
+    def log_prob(self, x: Tensor, observed: Tensor | None, y: Tensor | None, noise: Noise) -> Tensor:
+        """log p(x_observed), or log p(x_observed | k = y) when y is given, (n,)."""
+        if y is None:
+            return torch.logsumexp(self.joint(x, observed), 1)
+        return self._of(y, self.components.log_prob(x, observed))
+
+    def _of(self, y: Tensor, values: Tensor) -> Tensor:
+        return values.gather(1, y.argmax(1, keepdim=True))[:, 0]
+
+    def encode(self, x: Tensor, observed: Tensor | None, y: Tensor | None) -> Tensor:
+        """Responsibilities p(k | x_observed), (n, K)."""
+        joint = self.joint(x, observed)
+        return torch.softmax(joint if y is None else joint + self._given(y), 1)
+
+    def classify(self, x: Tensor, observed: Tensor | None) -> Tensor:
+        """log p(y | x_observed) over the classes that some training rows named, (n, classes)."""
+        return torch.log_softmax(self.joint(x, observed)[:, : self.classes], 1)
+
+    def limits(self, space: object) -> dict[str, str]:
+        if self.classes:
+            return {}
+        reason = "it was trained without y, so its members have no names (encode gives their probabilities)"
+        return {"predict": reason, "predict_proba": reason}
+
+    def class_log_prior(self) -> Tensor:
+        """log P(y) of the classes, (classes,)."""
+        return torch.log_softmax(self.weights.mean()[: self.classes].log(), 0)
+
+    def _given(self, y: Tensor) -> Tensor:
+        """One-hot rows, zero where unknown, -> (n, K): 0 for the member named, -inf for others, all 0 where unknown."""
+        given = torch.zeros(len(y), self.components.size, dtype=torch.float64, device=y.device)
+        known = y.sum(1) > 0
+        wide = torch.full_like(given, -torch.inf)
+        wide[:, : y.shape[1]] = y.double().log()
+        return torch.where(known[:, None], wide, given)
+
+    # ------------------------------------------------------------------ learning
+
+    def statistics(self, batch: Batch) -> Sums:
+        """The E-step on a batch: sums over rows, weighted where rows have weights."""
+        weight = None if batch.weight is None else batch.weight.double()
+        given = None if batch.y is None else self._given(batch.y)
+        sums, log_p = self.components.expect(batch.x, batch.observed, self.weights.log(), weight, given)
+        rows = torch.tensor(float(len(log_p)), dtype=torch.float64, device=log_p.device)
+        total = log_p.sum() if weight is None else log_p @ weight
+        return {**sums, "log_likelihood": total, "rows": rows if weight is None else weight.sum()}
+
+    def maximise(self, sums: Sums, carry: Sums | None = None) -> Sums:
+        """The M-step. Returns `carry` (by default the sums themselves) as it reads from the new parameters."""
+        self.weights.maximise(sums["count"])
+        return self.components.maximise(sums, carry)
+
+    def implied(self, rows: float) -> Sums:
+        """The sums of `rows` rows that would give the current parameters back."""
+        return self.components.implied(self.weights.mean() * rows)
+
+    def log_prior(self) -> Tensor:
+        """Log density of the priors at the current parameters, up to a constant; zero without priors."""
+        return self.weights.log_prior() + self.components.log_prior()
+
+    def start(self, batches: Callable[[], Iterable[Batch]], seed: int) -> None:
+        """k-means++ (Arthur & Vassilvitskii 2007) and a few Lloyd steps on up to 20,000 rows, then one M-step from the
+        hard assignment; with several restarts, the one that is likeliest after a few EM steps on those rows. Holes take
+        the column mean for k-means only."""
+        rows, observed, y = spread_rows(batches, _START_ROWS)
+        size = self.components.size
+        if len(rows) < size:
+            raise DataError(f"components={size}: there are only {len(rows)} training rows; ask for at most as many")
+        filled = _filled(rows, observed)
+        best, kept = -torch.inf, None
+        for attempt in range(self.restarts):
+            name = "kmeans++" if attempt == 0 else f"kmeans++ {attempt}"
+            centres = kmeans(filled, size, generator(seed, name))
+            self.components.begin(rows, observed)
+            r = self._assign(filled, centres, y)
+            sums = self.components.sums(rows.to(self.dtype), observed, r)
+            self.maximise(sums)
+            if self.restarts == 1:
+                return
+            value = self._try(rows.to(self.dtype), observed, y)
+            if value > best:
+                best, kept = value, {name: tensor.clone() for name, tensor in self.state_dict().items()}
+        if kept is not None:
+            self.load_state_dict(kept)
+
+    def _assign(self, rows: Tensor, centres: Tensor, y: Tensor | None) -> Tensor:
+        """One-hot members of the rows: the nearest centre, and the class where it is known."""
+        size = self.components.size
+        r = nn.functional.one_hot(torch.cdist(rows, centres).argmin(1), size).double()
+        if y is None:
+            return r
+        known = y.sum(1) > 0
+        named = nn.functional.pad(y.double(), (0, size - y.shape[1]))
+        if bool(known.any()):  # centres 0 .. classes - 1 are the classes' own means
+            count = named[known].sum(0)
+            means = (named[known].t() @ rows[known]) / count.clamp_min(1)[:, None]
+            own = torch.where(count[:, None] > 0, means, centres)
+            r = nn.functional.one_hot(torch.cdist(rows, own).argmin(1), size).double()
+        return torch.where(known[:, None], named, r)
+
+    def _try(self, rows: Tensor, observed: Tensor | None, y: Tensor | None) -> float:
+        """A few EM steps; the log-likelihood before the last one."""
+        given = None if y is None else self._given(y)
+        value = -torch.inf
+        for _ in range(_START_STEPS):
+            sums, log_p = self.components.expect(rows, observed, self.weights.log(), None, given)
+            value = float(log_p.sum() + self.log_prior())
+            self.maximise(sums)
+        return value
+
+    # ------------------------------------------------------------------ use
+
+    def sample(self, noise: Noise, y: Tensor | None) -> Tensor:
+        """k ~ w (or the class asked for), then x ~ p(x | k)."""
+        logits = self.weights.mean().log().expand(noise.rows, -1)
+        k = noise.categorical(logits)
+        return self.components.draw(k if y is None else y.argmax(1), noise).to(self.dtype)
+
+    def conditional(self, x: Tensor, observed: Tensor, y: Tensor | None, noise: Noise, *, mean: bool) -> Tensor:
+        """Missing cells from p(x_missing | x_observed), exactly: the mean, or a draw."""
+        joint = self.joint(x, observed)
+        if y is not None:
+            joint = joint + self._given(y)
+        k = noise.categorical(joint)
+        if mean:
+            filled = self.components.mean_given(x, observed, torch.softmax(joint, 1))
+        else:
+            filled = self.components.draw_given(x, observed, k, noise)
+        return torch.where(observed, x, filled.to(x.dtype))
+
+
+def _filled(rows: Tensor, observed: Tensor | None) -> Tensor:
+    """Holes at their column's mean."""
+    if observed is None:
+        return rows
+    kept = torch.where(observed, rows, 0.0)
+    return torch.where(observed, rows, kept.sum(0) / observed.sum(0).clamp_min(1))
+
+
+def spread_rows(batches: Callable[[], Iterable[Batch]], most: int) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Up to `most` rows spread evenly over the data: x float64, observed and y (None when there are none)."""
+    total = sum(len(batch.x) for batch in batches())
+    stride = max(1, -(-total // most))
+    xs, seen, ys, offset = [], [], [], 0
+    for batch in batches():
+        part = slice((-offset) % stride, None, stride)
+        xs.append(batch.x[part].double())
+        seen.append(
+            torch.ones_like(batch.x[part], dtype=torch.bool) if batch.observed is None else batch.observed[part]
+        )
+        if batch.y is not None:
+            ys.append(batch.y[part])
+        offset += len(batch.x)
+    observed = torch.cat(seen)
+    return torch.cat(xs), None if bool(observed.all()) else observed, torch.cat(ys) if ys else None

@@ -1,0 +1,57 @@
+"""Work over many rows cut into cache-sized pieces, shared among threads.
+
+Small products and element-wise steps leave a second core idle when each is split by itself; whole pieces do not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import torch
+
+Piece = TypeVar("Piece")
+Result = TypeVar("Result")
+
+CACHE_NUMBERS = 2**19
+"""Numbers that a piece's largest buffer may hold in float64: a few megabytes, within the last-level cache."""
+
+
+def piece_rows(numbers_per_row: int, dtype: torch.dtype = torch.float64, *, least: int = 256, most: int = 2**14) -> int:
+    """Rows of a piece whose buffer has that many numbers per row; a multiple of 64."""
+    numbers = CACHE_NUMBERS * 8 // dtype.itemsize
+    return max(least, min(most, numbers // max(numbers_per_row, 1)) // 64 * 64)
+
+
+def slices(rows: int, size: int) -> list[slice]:
+    """The slices of `size` rows that cover `rows`."""
+    return [slice(start, min(start + size, rows)) for start in range(0, rows, size)]
+
+
+def in_parallel(
+    work: Callable[[Sequence[Piece]], Result], pieces: Sequence[Piece], device: torch.device
+) -> list[Result]:
+    """`work(pieces)`, one call per thread on a run of neighbouring pieces; the results in order.
+
+    Each call computes with one thread inside, so results do not depend on timing. On a GPU, or with one thread or one
+    piece, there is a single call.
+    """
+    threads = torch.get_num_threads()
+    workers = min(threads, len(pieces))
+    if workers < 2 or device.type != "cpu":
+        return [work(pieces)]
+    inference = torch.is_inference_mode_enabled()
+
+    def one(part: Sequence[Piece]) -> Result:
+        with torch.inference_mode(inference), torch.no_grad():
+            return work(part)
+
+    cuts = [round(len(pieces) * worker / workers) for worker in range(workers + 1)]
+    parts = [pieces[a:b] for a, b in zip(cuts[:-1], cuts[1:], strict=True)]
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(workers) as pool:
+            return list(pool.map(one, parts))
+    finally:
+        torch.set_num_threads(threads)
