@@ -19,7 +19,13 @@ from reverie.evaluation import evaluate as evaluate
 from reverie.learning.training import Training as Training
 from reverie.model import Model as Model
 from reverie.models.gan import GAN as GAN
+from reverie.models.mixture import BernoulliMixture as BernoulliMixture
+from reverie.models.mixture import CategoricalMixture as CategoricalMixture
 from reverie.models.mixture import GaussianMixture as GaussianMixture
+from reverie.models.mixture import PoissonMixture as PoissonMixture
+from reverie.models.mixture import StudentMixture as StudentMixture
+from reverie.models.mixture import TableMixture as TableMixture
+from reverie.models.naive_bayes import NaiveBayes as NaiveBayes
 from reverie.models.rbm import RBM as RBM
 from reverie.models.vae import VAE as VAE
 from reverie.nn.specs import MLP as MLP

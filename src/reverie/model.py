@@ -33,6 +33,8 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "interpolate": ("encode", "decode", "blend"),
     "impute": ("conditional",),
     "energy": ("energy",),
+    "predict": ("classify",),
+    "predict_proba": ("classify",),
 }
 """Verb -> the methods a network's class must have for it."""
 
@@ -296,6 +298,33 @@ class Model:
                 _fill(raw.select([f.name for f in self.schema.data_fields]), self.codec.decode(x), self.schema)
             )
         return self.schema.restore(Table.concat(tables))
+
+    def predict_proba(self, X: Any) -> NDArray[Any]:
+        """(n, classes) P(y | x), with the classes in the order of `classes`; missing cells are summed out."""
+        self._require("predict_proba")
+        parts = []
+        for start, prepared in self._prepared(X, None):
+            x = self.codec.noise(prepared.x, self._noise(0, "binarise", len(prepared), start)).to(self.device)
+            with torch.inference_mode():
+                log_p = self.network.classify(x, _moved(prepared.observed, self.device))  # type: ignore[operator]
+            parts.append(log_p.exp().double().cpu())
+        return torch.cat(parts).numpy()
+
+    def predict(self, X: Any) -> Any:
+        """The likeliest class of each row, in the form y had in training."""
+        self._require("predict")
+        field = self.schema.condition
+        assert field is not None
+        codes = self.predict_proba(X).argmax(1)
+        return self.schema.restore_y(Table({field.name: codes}, len(codes)))
+
+    @property
+    def classes(self) -> tuple[Any, ...]:
+        """The classes of y, in the order of `predict_proba`'s columns; empty without classes."""
+        field = self.schema.condition
+        if field is None or field.kind not in ("category", "boolean"):
+            return ()
+        return (False, True) if field.kind == "boolean" else tuple(field.categories or ())
 
     def energy(self, X: Any) -> NDArray[Any]:
         """(n,) E(x) with p(x) = exp(-E(x)) / Z: the free energy where hidden units are summed out."""

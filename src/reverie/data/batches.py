@@ -30,7 +30,7 @@ class Slot:
 class Batches:
     """Training or validation rows, prepared once when they fit in memory and per batch when they stream.
 
-    A global batch of B rows is split among processes as rows `rank::world`. A tail of fewer than max(2, world) rows
+    Rows are whole sequences where the examples are sequences. A global batch of B rows is split among processes as rows `rank::world`. A tail of fewer than max(2, world) rows
     joins the batch before it, so no process is ever without rows.
     """
 
@@ -44,10 +44,7 @@ class Batches:
     @property
     def nbytes(self) -> int:
         """Bytes of the prepared rows held in memory; 0 when they stream."""
-        held = self._prepared
-        if held is None:
-            return 0
-        return sum(t.numel() * t.element_size() for t in (held.x, held.observed, held.y, held.weight) if t is not None)
+        return 0 if self._prepared is None else self._prepared.nbytes
 
     def slots(self, batch_size: int | None) -> list[Slot]:
         """The global batches of one pass."""

@@ -36,11 +36,25 @@ def write_snapshot(model: Any, folder: Path, step: int) -> Path:
         path = folder / f"{step:08d}.png"
         path.write_bytes(picture)
         return path
+    path = folder / f"{step:08d}.csv"
+    sample_frame(model, _SHOWN).to_csv(path, index=False)
+    return path
+
+
+def sample_frame(model: Any, n: int, *, seed: int = 0) -> Any:
+    """`n` samples as a DataFrame; of sequences a row per step, numbered, of texts a row per text."""
     import pandas as pd
 
-    path = folder / f"{step:08d}.csv"
-    pd.DataFrame(model.sample(_SHOWN, seed=0)).to_csv(path, index=False)
-    return path
+    examples = model.sample(n, seed=seed)
+    field = model.schema.data_fields[0]
+    if field.kind == "text" and isinstance(examples, list):
+        return pd.DataFrame({field.name: examples})
+    if field.kind != "sequence" or model.schema.container == "long":
+        return pd.DataFrame(examples)
+    parts = [pd.DataFrame(item if isinstance(item, list | tuple) else np.asarray(item)) for item in examples]
+    frame = pd.concat(parts, keys=range(len(parts)), names=["sequence", "step"])
+    frame.columns = [field.name if not field.shape else f"{field.name}[{column}]" for column in frame.columns]
+    return frame.reset_index()
 
 
 def curve_svg(history: list[dict[str, Any]], *, width: int = 320, height: int = 120) -> str:
@@ -82,8 +96,6 @@ def model_card(model: Any) -> str:
         data = base64.b64encode(picture).decode()
         parts.append(f'<img alt="samples of the model" style="max-width:320px" src="data:image/png;base64,{data}"/>')
     else:
-        import pandas as pd
-
-        rows = model.sample(5, seed=0)
-        parts.append(pd.DataFrame(rows).to_html(index=False, border=0, max_cols=12))
+        rows = sample_frame(model, 5)
+        parts.append(rows.head(_SHOWN).to_html(index=False, border=0, max_cols=12))
     return f"<div>{''.join(parts)}</div>"

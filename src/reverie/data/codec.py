@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from reverie.data.condition import ConditionCodec
-from reverie.data.maps import Codec, others, slot_kind
+from reverie.data.maps import Codec, others, slot_kind, unlabelled
 from reverie.data.pixels import ImageCodec
+from reverie.data.sequences import SequenceCodec
 from reverie.data.space import Wants
 from reverie.data.table import Table
 from reverie.data.tables import TableCodec
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from reverie.data.schema import Schema
 
 _FIT_ROWS = 200_000
+_SLOTS = {"steps": "label-per-step"}
 
 
 def fit_codec(schema: Schema, wants: Wants, train: Dataset) -> Codec:
@@ -39,6 +41,8 @@ def fit_codec(schema: Schema, wants: Wants, train: Dataset) -> Codec:
                 "ignore"
             )
         return ImageCodec.fit(schema, wants, sample, condition)
+    if any(field.kind in ("sequence", "text") for field in fields):
+        return SequenceCodec.fit(schema, wants, sample, condition)
     return TableCodec.fit(schema, wants, sample, condition)
 
 
@@ -46,6 +50,8 @@ def codec_from_json(schema: Schema, data: dict[str, Any]) -> Codec:
     """Rebuild a codec from `to_json`."""
     if data["type"] == "image":
         return ImageCodec.from_json(schema, data)
+    if data["type"] == "sequence":
+        return SequenceCodec.from_json(schema, data)
     return TableCodec.from_json(schema, data)
 
 
@@ -74,7 +80,10 @@ def _fit_condition(schema: Schema, wants: Wants, sample: Table) -> ConditionCode
     kind = slot_kind(field)
     if kind not in wants.conditions:
         raise UnsupportedData(
-            f"{wants.family} does not learn from y ({field.name!r} is a {kind} condition). Leave y out, or give it the "
+            f"{wants.family} does not learn from y ({field.name!r} is a {_SLOTS.get(kind, kind)} condition). Leave y out, or give it the "
             f"role ignore. Families that take it: {others(schema, wants)}"
         )
-    return ConditionCodec.fit(field, sample.columns[field.name])
+    hole = None if wants.partial else unlabelled(field, sample.columns[field.name])
+    if hole:
+        raise DataError(hole)
+    return ConditionCodec.fit(field, sample.columns[field.name], partial=wants.partial)

@@ -117,7 +117,10 @@ class Dataset:
         """All rows in order, at most `rows` at a time (fewer when they are wide: a chunk stays under 256 MB)."""
         if len(self) == 0:
             return
-        step = max(min(rows, _CHUNK_BYTES // max(self.take([0]).nbytes, 1)), 1)
+        # Sequences differ in length, so the first row says little about the others.
+        ragged = self.in_memory and any(field.kind in ("sequence", "text") for field in self.schema.fields)
+        row_bytes = self._all().nbytes // len(self) if ragged else self.take([0]).nbytes
+        step = max(min(rows, _CHUNK_BYTES // max(row_bytes, 1)), 1)
         for start in range(0, len(self), step):
             yield self.take(np.arange(start, min(start + step, len(self))))
 
@@ -228,8 +231,11 @@ class Dataset:
                 )
             return found[0]
         field = self.schema.field(str(column))
-        if field.role == "ignore" or field.shape:
-            raise DataError(f"{method} column {column!r} is ignored or a block: it cannot split the rows")
+        if field.role == "ignore" or field.shape or field.kind == "sequence":
+            raise DataError(
+                f"{method} column {column!r} is ignored, a block or a sequence: it cannot split the "
+                + ("sequences, which are dealt out whole" if field.kind == "sequence" else "rows")
+            )
         return field
 
     def with_splits(self, splits: Mapping[str, Array], info: Mapping[str, Any]) -> Dataset:
@@ -259,7 +265,7 @@ class Dataset:
         field = self.schema.condition
         if field is None:
             return self
-        kept = (dataclasses.replace(field, role="ignore"),) if self.schema.container == "dataframe" else ()
+        kept = (dataclasses.replace(field, role="ignore"),) if self.schema.container in ("dataframe", "long") else ()
         fields = [item for old in self.schema.fields for item in (kept if old == field else (old,))]
         schema = Schema(tuple(fields), self.schema.container)
         return Dataset(

@@ -11,7 +11,7 @@ from typing import Any, cast
 import numpy as np
 
 from reverie.data.schema import Schema
-from reverie.data.table import Array, Table
+from reverie.data.table import ROWS, Array, Table
 
 _SAMPLE = 2**16
 _ROWS = 2**25
@@ -22,6 +22,8 @@ def table_digest(schema: Schema, tables: Iterable[Table]) -> str:
     columns: dict[str, Any] = {}
     for table in tables:
         for name, column in table.columns.items():
+            if name == ROWS:  # the order of a long data frame's rows is not part of its sequences
+                continue
             columns.setdefault(name, hashlib.sha256()).update(_bytes(column))
     return text_digest(schema.to_json(), {name: digest.hexdigest() for name, digest in columns.items()})
 
@@ -45,7 +47,7 @@ def _item_bytes(item: Any) -> bytes:
     if isinstance(item, str):
         inside = item.encode("utf-8", "surrogatepass")
         return b"t%d:" % len(inside) + inside
-    return b"s%d,%d:" % item.shape + _plain(item).tobytes()
+    return f"s{item.dtype.kind}{item.shape}:".encode() + _plain(item).tobytes()
 
 
 def _plain(column: Array) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 from reverie.data.labels import CONDITION_NAMES, as_condition, check_condition, condition_values, infer_condition
 from reverie.data.restoring import restore_column
 from reverie.data.schema import KINDS, ROLES, Field, Schema
-from reverie.data.series import column_field, column_values
+from reverie.data.series import column_field, column_values, dtype_text
 from reverie.data.table import NO_DATE, Array, Table, hint
 from reverie.errors import DataError, SchemaMismatch
 
@@ -88,7 +89,10 @@ def frame_field(label: str | int, series: Any, role: str, kind: str | None) -> t
         prepared = as_condition(series, str(label), kind)
         field = column_field(label, prepared, role=role, kind=kind)
         field = check_condition(field, prepared, kind)
-        return field, condition_values(field, prepared, DataError)
+        column = condition_values(field, prepared, DataError)
+        if prepared.dtype != series.dtype:  # whole numbers with missing ones among them, which came as floats
+            field = dataclasses.replace(field, dtype=dtype_text(series.dtype))
+        return field, column
     field = column_field(label, series, role=role, kind=kind)
     if role == "ignore":
         return field, None

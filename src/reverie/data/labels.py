@@ -10,7 +10,7 @@ import numpy as np
 
 from reverie.data.restoring import restore_column
 from reverie.data.schema import Field
-from reverie.data.series import category_codes, column_field, column_values, family
+from reverie.data.series import category_codes, column_field, column_values, dtype_text, family
 from reverie.data.table import Array, hint
 from reverie.errors import DataError, SchemaMismatch
 
@@ -23,10 +23,19 @@ def infer_condition(y: Any, n: int, *, taken: Sequence[str], kind: str | None = 
     """The condition field for `n` labels or numbers given beside X, and its column.
 
     ints, bools, text and categoricals become a category whose categories are the sorted distinct values; floats a
-    number, `(n, d)` floats a vector. Raises `DataError`: another length, missing values, dates, whole-number floats
-    with few values (labels or numbers? `kinds` says), integers in a matrix.
+    number, `(n, d)` floats a vector. Labels may be missing, and then whole-number floats are labels too. Raises
+    `DataError`: another length, missing numbers, dates, whole-number floats with few values (labels or numbers?
+    `kinds` says), integers in a matrix.
     """
-    form, values = _form(y)
+    try:
+        form, values = _form(y)
+    except ValueError as problem:
+        if isinstance(problem, DataError):
+            raise
+        raise DataError(
+            "y has rows of different lengths: give one label or number per row, or vectors of one length; for sequences "
+            "also a list of labels for each, one per step"
+        ) from None
     name = next(name for name in CONDITION_NAMES if name not in taken)
     own = getattr(y, "name", None)
     if form == "series" and isinstance(own, str) and own and own not in taken:
@@ -41,6 +50,8 @@ def infer_condition(y: Any, n: int, *, taken: Sequence[str], kind: str | None = 
     series = as_condition(values, name, kind)
     field = check_condition(column_field(name, series, role="condition", kind=kind), series, kind)
     dtype = field.dtype if form == "series" else str(_dtype(y, values))
+    if form == "series" and values.dtype != series.dtype:  # whole numbers with missing ones, which came as floats
+        dtype = dtype_text(values.dtype)
     field = dataclasses.replace(field, form=form, dtype=dtype)
     return field, condition_values(field, series, DataError)
 
@@ -74,20 +85,31 @@ def _flat(values: Array) -> Array:
 def _dtype(y: Any, values: Any) -> str:
     """The type of a y that is no Series, as text."""
     if isinstance(values, list):
-        return type(values[0]).__name__ if values else "object"
+        return type(next((value for value in values if value is not None), None)).__name__ if values else "object"
     text = str(getattr(y, "dtype", values.dtype))
     return text if text.startswith("torch.") else str(values.dtype)
 
 
 def as_condition(values: Any, name: str, kind: str | None) -> Any:
-    """A pandas Series of the labels, for which missing values, dates and unclear floats have been refused."""
+    """A pandas Series of the labels, for which missing numbers, dates and unclear floats have been refused.
+
+    Missing labels stay; the whole numbers beside them, which pandas made floats, are whole again.
+    """
     import pandas as pd
 
     series = values if isinstance(values, pd.Series) else _series(values, name)
-    if bool(series.isna().any()):
-        row = int(np.argmax(series.isna().to_numpy(dtype=bool)))
-        raise DataError(f"condition {name!r} has no value in row {row}: drop the row or fill in a label")
+    missing = series.isna().to_numpy(dtype=bool)
     cells = family(series, name)
+    if missing.any():
+        present = series[~missing]
+        if cells == "float" and kind in (None, "category"):
+            numbers = present.to_numpy(dtype="float64")
+            whole = np.isfinite(numbers).all() and bool((numbers == np.rint(numbers)).all())
+            if whole and 0 < len(np.unique(numbers)) <= FEW:
+                return series.astype("Int64")
+        if kind == "number" or (cells == "float" and kind != "category") or cells == "datetime":
+            row = int(np.argmax(missing))
+            raise DataError(f"condition {name!r} has no value in row {row}: drop the row or fill in a label")
     if cells == "datetime":
         raise DataError(f"condition {name!r} holds dates: give labels or numbers, for instance .dt.year")
     if cells == "float" and kind is None:
@@ -124,7 +146,7 @@ def check_condition(field: Field, series: Any, kind: str | None) -> Field:
 
 
 def condition_values(field: Field, series: Any, error: type[DataError]) -> Array:
-    """The condition's column: codes or numbers, none missing."""
+    """The condition's column: codes (-1 where a label is missing) or numbers, of which none is missing."""
     if field.kind == "category":
         return category_codes(field, series, error, what=f"condition {field.name!r}")
     return column_values(field, series, error)
@@ -193,6 +215,8 @@ def _unknown_label(field: Field, values: Any) -> str | None:
     known = field.categories or ()
     for value in values:
         plain = value.item() if isinstance(value, np.generic) else value
+        if plain is None or plain != plain:
+            continue
         if plain not in known:
             shown = ", ".join(repr(item) for item in known[:20]) + (", ..." if len(known) > 20 else "")
             alike = next((item for item in known if str(item) == str(plain)), None)
@@ -219,20 +243,25 @@ def _read_vector(field: Field, values: Any, n: int) -> Array:
 
 
 def restore_condition(field: Field, column: Array) -> Any:
-    """The user's form of y: a Series, ndarray, tensor or list."""
+    """The user's form of y: a Series, ndarray, tensor or list; a missing label is None or NaN."""
     if field.form in (None, "series"):
         series = restore_column(field, column)
         series.name = field.column_name
         return series
     values: Any = column
+    missing = field.kind == "category" and bool((column < 0).any())
     if field.kind == "category":
-        lookup = np.empty(len(field.categories or ()), dtype=object)
-        lookup[:] = field.categories
+        lookup = np.empty(len(field.categories or ()) + 1, dtype=object)
+        lookup[:-1] = field.categories  # the last one, which code -1 picks, stays None
         values = lookup[column].tolist()
     if field.form == "list":
         return values.tolist() if isinstance(values, np.ndarray) else values
+    dtype = field.dtype.removeprefix("torch.")
+    if missing:  # a plain whole-number or text type has no missing value
+        dtype = "object" if isinstance(lookup[0], str) else dtype if "float" in dtype else "float64"
     if field.form == "tensor":
         import torch
 
-        return torch.as_tensor(np.asarray(values)).to(getattr(torch, field.dtype.removeprefix("torch.")))
-    return np.asarray(values, dtype=np.dtype(field.dtype))
+        plain = np.asarray(values, dtype=np.float64) if missing else np.asarray(values)
+        return torch.as_tensor(plain).to(getattr(torch, dtype))
+    return np.asarray(values, dtype=np.dtype(dtype))

@@ -138,10 +138,7 @@ class ImageCodec(Codec):
         x = torch.from_numpy(np.ascontiguousarray(values))
         pixels = self._pixels if observed is None else observed.flatten(1).sum(1).double()
         log_det = torch.zeros(table.n, dtype=torch.float64) + self._pixel_log_det() * pixels
-        field = self.schema.condition
-        y = None
-        if self.condition is not None and field is not None and field.name in table.columns:
-            y = self.encode_condition(table.columns[field.name])
+        y = self.condition_of(table)
         if self._flat:
             x, observed = x.flatten(1), None if observed is None else observed.flatten(1)
         return Prepared(x, observed, y, sample_weights(self.schema, table), log_det)

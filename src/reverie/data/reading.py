@@ -13,7 +13,9 @@ from reverie.data.arrays import array_column, array_field, as_array, restore_arr
 from reverie.data.frames import column_options, infer_frame, read_frame, restore_frame
 from reverie.data.labels import infer_condition
 from reverie.data.lists import list_form, restore_list, sequence_column, sequence_field, stack, text_column
-from reverie.data.schema import Field, Schema
+from reverie.data.long import read_long, restore_long
+from reverie.data.schema import STEPS, Field, Schema
+from reverie.data.stepwise import infer_step_labels
 from reverie.data.table import Array, Table
 from reverie.errors import DataError, SchemaMismatch
 
@@ -28,8 +30,10 @@ def infer(
 ) -> tuple[Schema, Table]:
     """What X (and y) are, and their rows as a table that also holds y, weight, group, time and id columns.
 
-    X: a DataFrame; an array or tensor (n,), (n, d), (n, H, W) or (n, H, W, C); a list of texts; a list of (T,) or
-    (T, d) arrays. y: labels or numbers, one per row, or the name of a column. `roles` and `kinds` override column by
+    X: a DataFrame; an array or tensor (n,), (n, d), (n, H, W) or (n, H, W, C); a list of texts; a list of sequences,
+    which are (T,) or (T, d) arrays or lists of text symbols; with kinds={"x": "sequence"} also n sequences of one length
+    as one array (n, T, d) or (n, T). y: labels or numbers, one per row (for sequences also a list of labels per step,
+    None where there is none), or the name of a column. `roles` and `kinds` override column by
     column; for arrays the data field is called `x`, the condition `y`. `value_range` is (low, high) of image pixels.
     Raises `DataError` for anything that cannot be read, naming column, row and value.
     """
@@ -42,10 +46,18 @@ def infer(
     field, column, container = _block(X, asked.get("x"), value_range)
     fields, columns = [field], {field.name: column}
     if y is not None:
-        condition, labels = infer_condition(y, len(column), taken=[field.name], kind=asked.get("y"))
+        options: dict[str, Any] = {"taken": [field.name], "kind": asked.get("y")}
+        lengths = step_lengths(field, column)
+        per_step = None if lengths is None else infer_step_labels(y, lengths, **options)
+        condition, labels = per_step or infer_condition(y, len(column), **options)
         fields.append(condition)
         columns[condition.name] = labels
     return Schema(tuple(fields), container), Table(columns, len(column))
+
+
+def step_lengths(field: Field, column: Array) -> Array | None:
+    """(n,) steps of each sequence or characters of each text; None for other kinds."""
+    return np.array([len(item) for item in column], np.int64) if field.kind in ("sequence", "text") else None
 
 
 def is_frame(X: Any) -> bool:
@@ -75,10 +87,15 @@ def _block(X: Any, kind: str | None, value_range: tuple[float, float] | None) ->
                     f"a list of texts cannot be of kind {kind!r}: for categories give pd.DataFrame({{'x': X}})"
                 )
             return Field("x", "text", dtype="str"), text_column(X), "list"
-        if kind not in (None, "sequence"):
+        if kind not in (None, "sequence", *STEPS):
             raise DataError(f"a list of arrays is of kind 'sequence', not {kind!r}: give one array, np.stack(X)")
-        field = sequence_field(X)
+        field = sequence_field(X, kind=kind)
         return field, sequence_column(field, X), "list"
+    if kind == "sequence":
+        if X.ndim not in (2, 3) or not len(X):
+            raise DataError(f"X has shape {tuple(X.shape)}: sequences as one array are (n, T) or (n, T, d)")
+        field = sequence_field(list(X))
+        return field, sequence_column(field, list(X)), "tensor" if isinstance(X, torch.Tensor) else "array"
     array, dtype = as_array(X)
     field = array_field(array, dtype=dtype, kind=kind, value_range=value_range)
     container = "tensor" if isinstance(X, torch.Tensor) else "images" if field.kind == "image" else "array"
@@ -119,8 +136,10 @@ def _what(X: Any) -> str:
     return f"a {type(X).__module__.split('.')[0]} {type(X).__name__}".replace("a builtins ", "a ")
 
 
-def read(schema: Schema, X: Any, y: Any = None, *, partial: bool = False) -> Table:
-    """`Schema.read`: later data against a known schema."""
+def read(schema: Schema, X: Any, y: Any = None, *, partial: bool = False, unseen: bool = False) -> Table:
+    """`Schema.read`: later data against a known schema; `unseen`: categories never seen are missing steps."""
+    if schema.container == "long":
+        return read_long(schema, X, y, partial=partial, unseen=unseen)
     if schema.container == "dataframe":
         if not is_frame(X):
             columns = ", ".join(str(field.column_name) for field in schema.data_fields[:6])
@@ -130,18 +149,17 @@ def read(schema: Schema, X: Any, y: Any = None, *, partial: bool = False) -> Tab
     if is_frame(X):
         raise SchemaMismatch("X is a DataFrame, but the schema was made from an array: give X.to_numpy()")
     plain = _read_plain(field, X)
-    if schema.container == "list":
-        column = (
-            text_column(plain, SchemaMismatch)
-            if field.kind == "text"
-            else sequence_column(field, plain, SchemaMismatch)
-        )
+    if field.kind == "text":
+        column = text_column(plain, SchemaMismatch)
+    elif field.kind == "sequence":
+        column = sequence_column(field, plain, SchemaMismatch, unseen=unseen)
     else:
         column = array_column(field, as_array(plain)[0], SchemaMismatch)
     columns_read = {field.name: column}
     if y is not None:
         condition = schema.condition
-        columns_read[condition.name if condition else "y"] = schema.read_y(y, len(column))
+        lengths = step_lengths(field, column)
+        columns_read[condition.name if condition else "y"] = schema.read_y(y, len(column), lengths)
     return Table(columns_read, len(column))
 
 
@@ -149,13 +167,19 @@ def _read_plain(field: Field, X: Any) -> Any:
     wants_list = field.kind in ("text", "sequence")
     if wants_list and isinstance(X, list | tuple) and len(X) == 0:
         return []
+    if field.kind == "sequence" and field.form is not None and isinstance(X, list | tuple):
+        return list(X)  # rows without a single known symbol are not nested lists of numbers
     try:
         plain = _plain(X, SchemaMismatch)
     except SchemaMismatch:
         raise
     except DataError as problem:
         raise SchemaMismatch(str(problem)) from None
+    if field.kind == "sequence" and not isinstance(plain, list) and plain.ndim == len(field.shape) + 2:
+        return list(plain)  # sequences of one length
     if wants_list != isinstance(plain, list):
+        if field.kind == "sequence" and plain.ndim == len(field.shape) + 1:
+            raise SchemaMismatch(f"X is {_what(plain)}, where a list of arrays is wanted: for one sequence give [X]")
         wanted = {"text": "a list of texts", "sequence": "a list of arrays"}.get(field.kind, "an array")
         raise SchemaMismatch(f"X is {_what(X)}, where {wanted} is wanted")
     if not wants_list and plain.ndim == 0:
@@ -168,13 +192,15 @@ def restore(schema: Schema, table: Table, fields: Sequence[str] | None = None) -
     chosen = schema.data_fields if fields is None else tuple(schema.field(name) for name in fields)
     if schema.container == "dataframe":
         return restore_frame(chosen, table)
+    if schema.container == "long":
+        return restore_long(schema, table, None if fields is None else chosen)
     if len(chosen) != 1:
         raise DataError(f"data that came as {schema.container} are restored one field at a time: {schema.names}")
     field = chosen[0]
     if field.role == "condition":
         return schema.restore_y(table)
-    if schema.container == "list":
-        return restore_list(field, table[field.name])
+    if field.kind in ("sequence", "text"):
+        return restore_list(field, table[field.name], block=schema.container != "list")
     return restore_array(field, table[field.name])
 
 

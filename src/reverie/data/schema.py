@@ -6,16 +6,18 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from reverie.data.table import NO_DATE, Array, Table, hint
+from reverie.data.table import NO_DATE, Array, Table, hint, pack, unpack
 from reverie.errors import DataError, SchemaMismatch
 
 KINDS = ("number", "integer", "category", "boolean", "datetime", "image", "sequence", "text")
 ROLES = ("data", "condition", "target", "weight", "group", "time", "id", "ignore")
-CONTAINERS = ("dataframe", "array", "tensor", "images", "list")
+STEPS = ("number", "integer", "category", "boolean", "datetime")
+"""The kinds a step of a sequence may have."""
+CONTAINERS = ("dataframe", "array", "tensor", "images", "list", "long")
 
 Scalar = str | int | float | bool
 
@@ -50,7 +52,14 @@ class Field:
     label: int | None = None
     """The column's name where it is a whole number; else None."""
     form: str | None = None
-    """How y came: `series`, `array`, `tensor` or `list`. Only for a condition given beside X."""
+    """How y came: `series`, `array`, `tensor` or `list`. Only for a condition given beside X; and how lists of symbols
+    or of labels per step came: `list`, `tuple` or `array` (`tensor`) for each sequence."""
+    step: str | None = None
+    """The kind of one step of a sequence; None means `number`. Categories, type and missing cells are those of steps."""
+    start: float | int | None = None
+    """The time column of a long data frame: the earliest time at which a sequence begins ..."""
+    every: float | int | None = None
+    """... and the time from one step to the next, when that is regular; None when it is not."""
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -61,6 +70,11 @@ class Field:
             raise DataError(
                 f"field {self.name!r}: no role {self.role!r}{hint(self.role, ROLES)} Roles: {', '.join(ROLES)}"
             )
+        if self.step is not None and (self.kind != "sequence" or self.step not in STEPS):
+            raise DataError(
+                f"field {self.name!r} of kind {self.kind}: no step {self.step!r}. Only sequences have steps, which are "
+                f"of kind {', '.join(STEPS)}"
+            )
 
     @property
     def width(self) -> int:
@@ -68,12 +82,18 @@ class Field:
         return math.prod(self.shape)
 
     @property
+    def one_step(self) -> Field:
+        """The field of a single step of a sequence, whose columns are packed steps; other fields themselves."""
+        return dataclasses.replace(self, kind=self.step or "number", step=None) if self.kind == "sequence" else self
+
+    @property
     def column_name(self) -> str | int:
         """The name the user's DataFrame gives this column."""
         return self.name if self.label is None else self.label
 
     def is_missing(self, column: Array) -> Array:
-        """Which cells of `column` are missing: a boolean array of its shape (all False for sequences)."""
+        """Which cells of `column` are missing: a boolean array of its shape. All False for sequences, whose packed steps
+        `one_step` judges."""
         if self.kind in ("boolean", "category"):
             return np.asarray(column < 0)
         if self.kind == "datetime":
@@ -113,7 +133,8 @@ class Field:
 class Schema:
     """The record of fields, in the user's column order, and the container X came in.
 
-    `dataframe` pandas; `array` numpy block, `images` numpy images, `tensor` torch; `list` texts or sequences.
+    `dataframe` pandas; `array` numpy block, `images` numpy images, `tensor` torch; `list` texts or sequences; `long` a
+    data frame with a row per step (see `reverie.sequences`).
     """
 
     fields: tuple[Field, ...]
@@ -152,22 +173,29 @@ class Schema:
                 return field
         raise DataError(f"no column {name!r}{hint(str(name), self.names)} Columns: {', '.join(self.names)}")
 
-    def read(self, X: Any, y: Any = None, *, partial: bool = False) -> Table:
+    def read(
+        self, X: Any, y: Any = None, *, partial: bool = False, unseen: Literal["refuse", "missing"] = "refuse"
+    ) -> Table:
         """Later data against this schema.
 
         A DataFrame's columns go by name, in any order. Data columns must all be there, unless `partial`, which fills
         absent ones with missing cells; condition, weight, group, time and id columns are read where they are; a column
         the schema has never seen is refused. `y` is labels or numbers for the condition (or its column's name), and
-        wins over a column in X. Missing cells are allowed everywhere but in y.
+        wins over a column in X. Missing cells are allowed everywhere, in y for labels only (the codec refuses those
+        that a family does not take). With unseen="missing" a category of a sequence that was never seen is a missing
+        step instead of an error.
 
         Raises `SchemaMismatch`: a renamed, absent or extra column, another shape, an unseen category, another type.
         """
         from reverie.data.reading import read
 
-        return read(self, X, y, partial=partial)
+        return read(self, X, y, partial=partial, unseen=unseen == "missing")
 
     def restore(self, table: Table, fields: Sequence[str] | None = None) -> Any:
         """The user's form of a table: DataFrame (columns, order, types), ndarray, tensor, images or list.
+
+        A long data frame comes back in the order of the user's rows where the table knows it (`ROWS`), else sequence
+        after sequence, numbered from 0 and timed from the earliest training time when the steps are regular.
 
         `fields` names the columns (default: the data fields). Whole-number types are rounded and clipped to their
         range; a missing cell in a plain int or bool column makes that column nullable (Int64, boolean).
@@ -176,16 +204,35 @@ class Schema:
 
         return restore(self, table, fields)
 
+    def fill(self, raw: Table, filled: Table) -> Table:
+        """`raw` with the missing cells of its data fields taken from `filled`; everything else as it was."""
+        out: dict[str, Array] = {}
+        for field in self.data_fields:
+            values, other = raw[field.name], filled[field.name]
+            if field.kind != "sequence":
+                out[field.name] = np.where(field.is_missing(values), other.astype(values.dtype), values)
+                continue
+            (steps, lengths), (others, _) = pack(values), pack(other)
+            holes = field.one_step.is_missing(steps)
+            out[field.name] = unpack(np.where(holes, others.astype(steps.dtype), steps), lengths)
+        return raw.with_columns(out)
+
     def restore_y(self, values: Table | Array) -> Any:
-        """The user's form of a condition column (or of the table that holds it): Series, ndarray, tensor or list.
+        """The user's form of a condition column (or of the table that holds it): Series, ndarray, tensor or list; for
+        labels per step a list of lists or the like.
 
         None when there is no condition, or the table lacks it.
         """
         from reverie.data.labels import restore_condition
+        from reverie.data.long import restore_long_labels
+        from reverie.data.stepwise import restore_step_labels
 
         field = self.condition
         if field is None or (isinstance(values, Table) and field.name not in values):
             return None
+        if field.kind == "sequence":
+            table = values if isinstance(values, Table) else Table({field.name: values})
+            return restore_step_labels(field, table[field.name]) if field.form else restore_long_labels(field, table)
         return restore_condition(field, values[field.name] if isinstance(values, Table) else values)
 
     def check_same(self, other: Schema) -> None:
@@ -209,14 +256,18 @@ class Schema:
         if self.condition is not None and other.condition is not None:
             _check_same_field(self.condition, other.condition)
 
-    def read_y(self, y: Any, n: int) -> Array:
-        """The condition column for `n` rows, from one label (or number, or vector) or from `n` of them.
+    def read_y(self, y: Any, n: int, lengths: Array | None = None) -> Array:
+        """The condition column for `n` rows, from one label (or number, or vector) or from `n` of them. Labels per step
+        are `n` lists of them, of these `lengths` when given.
 
         Raises `SchemaMismatch` for an unknown label (listing the classes), another length or width, or when there is no
         condition.
         """
         from reverie.data.labels import read_condition
+        from reverie.data.stepwise import read_step_labels
 
+        if self.condition is not None and self.condition.kind == "sequence":
+            return read_step_labels(self.condition, y, n, lengths)
         return read_condition(self.condition, y, n)
 
     def to_json(self) -> dict[str, Any]:
@@ -232,7 +283,8 @@ class Schema:
 
     def __repr__(self) -> str:
         inside = ", ".join(
-            f"{field.name}: {field.kind}" + (f" ({field.role})" if field.role != "data" else "")
+            f"{field.name}: {field.kind}{f' of {field.step}' if field.step else ''}"
+            + (f" ({field.role})" if field.role != "data" else "")
             for field in self.fields[:8]
         )
         more = f", ... {len(self.fields) - 8} more" if len(self.fields) > 8 else ""
@@ -240,7 +292,7 @@ class Schema:
 
 
 def _check_same_field(mine: Field, other: Field) -> None:
-    for what in ("name", "kind", "shape", "categories", "low", "high"):
+    for what in ("name", "kind", "step", "shape", "categories", "low", "high"):
         a, b = getattr(mine, what), getattr(other, what)
         if a != b:
             raise SchemaMismatch(

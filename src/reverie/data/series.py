@@ -226,8 +226,11 @@ def column_values(field: Field, series: Any, error: type[DataError]) -> Array:
     return values
 
 
-def category_codes(field: Field, series: Any, error: type[DataError], *, what: str | None = None) -> Array:
-    """int64 codes into `field.categories`, -1 where missing. An unseen value raises `error` naming it."""
+def category_codes(
+    field: Field, series: Any, error: type[DataError], *, what: str | None = None, unseen: bool = False
+) -> Array:
+    """int64 codes into `field.categories`, -1 where missing. An unseen value raises `error` naming it, or is missing
+    with `unseen`."""
     import pandas as pd
 
     where = what or f"column {field.name!r}"
@@ -237,6 +240,8 @@ def category_codes(field: Field, series: Any, error: type[DataError], *, what: s
     for position, value in enumerate(uniques):
         key = scalar(value, field.name)
         # 1 == True == 1.0 in Python, which is wanted between int and float, but text never equals a number.
+        if key not in lookup and unseen:
+            continue
         if key not in lookup:
             row = int(np.argmax(codes == position))
             raise error(f"{where}: {_short(key)} (row {row}) is not a known value{_known(field, key)}")

@@ -16,6 +16,7 @@ from reverie.data.files import read_delimited, read_npy, read_npz, read_text
 from reverie.data.idx import image_files, is_idx, read_idx
 from reverie.data.images import ENDINGS, read_folder
 from reverie.data.loaded import Asked, Loaded
+from reverie.data.long import infer_long
 from reverie.data.parquet import read_parquet
 from reverie.data.reading import data_warnings, infer, is_frame
 from reverie.data.splits import METHODS
@@ -99,6 +100,39 @@ def load_data(
         given |= {"image_size": image_size, "mode": mode, "missing": missing}
         data.origin = _origin(source, given)
     return data
+
+
+def sequences(
+    df: Any,
+    by: str | int | None = None,
+    time: str | int | None = None,
+    y: str | int | None = None,
+    *,
+    kinds: Mapping[Any, str] | None = None,
+    roles: Mapping[Any, str] | None = None,
+) -> Dataset:
+    """Sequences from a long DataFrame, which has a row per step: one example per value of the column `by`.
+
+    Args:
+        df: the rows, in any order. Every column that is not named here is learned from, whatever its kind (number,
+            integer, category, boolean, datetime); cells may be missing.
+        by: the column that names the sequences; None: all rows are one sequence.
+        time: the column to sort the steps by (numbers or dates); None: the order of the rows.
+        y: a column of labels, one per step; a missing label is an unlabelled step.
+        kinds, roles: per column, see `infer`. Of the roles, weight and group need one value per sequence.
+
+    Samples come back as such a DataFrame: `by` numbers the sequences from 0, and `time` counts on from the earliest
+    training time when the steps are regular, else it is left out. Given rows keep their own, in the user's order.
+    `sequences(...).split(...)` deals out whole sequences.
+
+    Raises `DataError` for what cannot be read, with column, row and what to do.
+    """
+    if not is_frame(df):
+        raise DataError(
+            f"sequences: expected a long DataFrame, got a {type(df).__name__}; a list of sequences goes to fit as it is"
+        )
+    schema, table = infer_long(df, by=by, time=time, y=y, roles=roles, kinds=kinds)
+    return Dataset(schema, table, warnings=data_warnings(schema, table))
 
 
 def _origin(source: str | Path, given: Mapping[str, Any]) -> dict[str, Any]:

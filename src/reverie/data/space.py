@@ -1,16 +1,16 @@
-"""What a family can live with (`Wants`), and what its network then sees (`Space`, `Batch`). Data only, no maths."""
+"""What a family can live with (`Wants`), and what its network then sees (`Space`, `Batch`, `Ragged`). Data, no maths."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor
 
 Numbers = Literal["standardise", "quantile", "centre"]
-Discrete = Literal["native", "dequantise", "round", "binary", "refuse"]
+Discrete = Literal["native", "counts", "density", "dequantise", "round", "binary", "refuse"]
 Images = Literal["native", "dequantise", "logit", "symmetric", "binary", "threshold", "refuse"]
 
 
@@ -19,8 +19,9 @@ class Wants:
     """What a family can live with.
 
     numbers: how continuous columns reach the network. discrete: integers and other gridded values stay discrete
-    ("native": a likelihood over grid points), get uniform noise ("dequantise": a lower bound), are modelled as reals
-    and rounded back ("round": no likelihood), or must be 0/1 ("binary"). images: likewise for pixels; "symmetric"
+    ("native": a likelihood over grid points), stay counts 0, 1, 2 ... ("counts"; columns that are none are "native"),
+    get uniform noise ("dequantise": a lower bound), meet a density as they are ("density": no likelihood), are modelled
+    as reals and rounded back ("round": no likelihood), or must be 0/1 ("binary"). images: likewise for pixels; "symmetric"
     scales to [-1, 1], "logit" dequantises and maps to the real line, "binary" draws Bernoulli(pixel) anew for every
     batch, "threshold" cuts at one half. missing: "mask" (the family handles holes), "flag" (missingness is a column of
     its own, modelled too), "refuse". flat: images arrive as rows of pixels instead of (C, H, W).
@@ -39,24 +40,36 @@ class Wants:
     """The family takes one-hot blocks beside reals."""
     flat: bool = False
     dtype: Literal["float32", "float64"] = "float32"
+    symbols: bool = False
+    """Sequences: categories and characters as codes in one column ("symbol") instead of one-hot blocks."""
+    unseen: Literal["refuse", "missing"] = "refuse"
+    """Sequences: what a category or character never seen in training is; "missing": a step that is not observed."""
+    levels: int = 0
+    """Gridded columns with at most so many distinct values (and rows enough) become categories."""
+    partial: bool = False
+    """Labels may be missing in y: an unlabelled row or step has an all-zero row in `Batch.y`."""
 
 
 @dataclass(frozen=True)
 class Block:
     """`width` neighbouring columns of model space that belong to one field and share a likelihood.
 
-    kind "real"; "integer" (grid points `step` apart in model units, from `low` to `high` when bounded); "binary"
-    (0/1); "category" (one-hot). `scale` is data units per model unit for each column of a real block.
+    kind "real" (`rounded`: its values lie on a grid, so a density says nothing of them); "count" (0, 1, 2 ...);
+    "integer" (grid points `step` apart in model units, from `low` to `high` when bounded); "binary" (0/1); "category"
+    (one-hot); "symbol" (one column that holds a code 0 .. `levels` - 1). `scale` is data units per model unit for each
+    column of a real block.
     """
 
     name: str
-    kind: Literal["real", "integer", "binary", "category"]
+    kind: Literal["real", "integer", "count", "binary", "category", "symbol"]
     start: int
     width: int
     step: tuple[float, ...] = ()
     low: float | None = None
     high: float | None = None
     scale: tuple[float, ...] = ()
+    levels: int = 0
+    rounded: bool = False
 
     @property
     def stop(self) -> int:
@@ -65,15 +78,20 @@ class Block:
 
 @dataclass(frozen=True)
 class Condition:
-    """The slot for `y`: "labels" (one-hot of `width` classes) or "vector" (`width` standardised numbers)."""
+    """The slot for `y`: "labels" (one-hot of `width` classes), "steps" (such a label for every step of a sequence) or
+    "vector" (`width` standardised numbers)."""
 
-    kind: Literal["labels", "vector"]
+    kind: Literal["labels", "steps", "vector"]
     width: int
 
 
 @dataclass(frozen=True)
 class Space:
-    """Model space: ordered blocks over `width` columns; `shape` is (C, H, W) for images that keep their grid."""
+    """Model space: ordered blocks over `width` columns; `shape` is (C, H, W) for images that keep their grid.
+
+    With `sequence` the blocks are those of one step and examples come as `Ragged`, of at most `longest` steps in
+    training.
+    """
 
     blocks: tuple[Block, ...]
     shape: tuple[int, int, int] | None = None
@@ -82,6 +100,8 @@ class Space:
     missing: bool = False
     condition: Condition | None = None
     dtype: str = "float32"
+    sequence: bool = False
+    longest: int = 0
 
     @property
     def width(self) -> int:
@@ -106,16 +126,95 @@ class Space:
         return [block for block in self.blocks if block.kind == kind]
 
 
+class Ragged:
+    """Sequences of different lengths, one after the other: `values` (N, width), `lengths` (n,) whole numbers that sum
+    to N. `longest` bounds the lengths of the whole set these were cut from, so that every part of it draws alike."""
+
+    __slots__ = ("lengths", "longest", "values")
+
+    def __init__(self, values: Tensor, lengths: Tensor, longest: int | None = None) -> None:
+        self.values, self.lengths = values, lengths
+        self.longest = longest if longest is not None else int(lengths.max()) if len(lengths) else 0
+
+    def __len__(self) -> int:
+        """The number of sequences, n."""
+        return len(self.lengths)
+
+    def __repr__(self) -> str:
+        return f"Ragged({len(self)} sequences, {tuple(self.values.shape)} values, {self.dtype}, {self.device})"
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.values.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.values.device
+
+    @property
+    def nbytes(self) -> int:
+        return self.values.nbytes + self.lengths.nbytes
+
+    @property
+    def starts(self) -> Tensor:
+        """(n,) where each sequence begins in `values`."""
+        return self.lengths.cumsum(0) - self.lengths
+
+    @property
+    def places(self) -> tuple[Tensor, Tensor]:
+        """(N,) the sequence of every step, and (N,) its place in that sequence, from 0; beside `lengths`."""
+        row = torch.repeat_interleave(torch.arange(len(self), device=self.lengths.device), self.lengths)
+        return row, torch.arange(len(row), device=row.device) - self.starts[row]
+
+    def to(self, target: Any, *, non_blocking: bool = False) -> Ragged:
+        """On another device (with its lengths), or in another float type (lengths stay whole numbers)."""
+        values = self.values.to(target, non_blocking=non_blocking)
+        return Ragged(values, self.lengths.to(values.device, non_blocking=non_blocking), self.longest)
+
+    def replaced(self, values: Tensor) -> Ragged:
+        """Other values (N, any width) for the same steps."""
+        return Ragged(values, self.lengths, self.longest)
+
+    def steps(self, index: Tensor | slice) -> Tensor | slice:
+        """Where in `values` the sequences of that index lie, one after the other."""
+        chosen, starts = self.lengths[index], self.starts
+        if isinstance(index, slice) and index.step in (None, 1):
+            first, last, _ = index.indices(len(self))
+            at = int(starts[first]) if first < last else 0
+            return slice(at, at + int(chosen.sum()))
+        shift = starts[index] - (chosen.cumsum(0) - chosen)
+        return torch.repeat_interleave(shift, chosen) + torch.arange(int(chosen.sum()), device=chosen.device)
+
+    def rows(self, index: Tensor | slice) -> Ragged:
+        """The sequences of that index, in its order."""
+        return Ragged(self.values[self.steps(index)], self.lengths[index], self.longest)
+
+    def padded(self, fill: float = 0.0) -> Tensor:
+        """(n, T, width) with T the longest of these sequences, `fill` behind the end of the others."""
+        row, place = self.places
+        longest = int(self.lengths.max()) if len(self) else 0
+        out = self.values.new_full((len(self), longest, *self.values.shape[1:]), fill)
+        out[row.to(self.device), place.to(self.device)] = self.values
+        return out
+
+
+Points: TypeAlias = Any
+"""A Tensor or a `Ragged`. Not spelled as their union: `Space.sequence` says which, once, and every family would have to
+say it again wherever it touches x."""
+
+
 @dataclass(slots=True)
 class Batch:
-    """Examples in model space. `x` is (n, width) or (n, C, H, W); `observed` has x's shape (True = seen) or is None;
-    `y` is (n, condition width); `weight` (n,); `index` the rows' numbers in the training set; `rows` counts the global
-    batch over all processes, of which x holds this process's share."""
+    """Examples in model space. `x` is (n, width) or (n, C, H, W), or a `Ragged` of n sequences and N steps.
 
-    x: Tensor
+    `observed` has the shape of x, (N, width) for sequences (True = seen), or is None; `y` is (n, condition width), or
+    (N, condition width) for labels per step, with an all-zero row where there is no label; `weight` (n,); `index` the
+    rows' numbers in the training set; `rows` counts the global batch over all processes, of which x holds this
+    process's share."""
+
+    x: Points
     observed: Tensor | None = None
     y: Tensor | None = None
-    lengths: Tensor | None = None
     weight: Tensor | None = None
     index: Tensor | None = None
     rows: int = 0

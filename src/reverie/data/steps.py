@@ -139,6 +139,8 @@ class Affine(ColumnStep):
     kind: ClassVar[str] = "affine"
     mean: float
     sd: float
+    tied: bool = False
+    """The values repeat or lie on a grid: a density compares models of this column, but is no probability."""
 
     @property
     def measure(self) -> str:
@@ -154,10 +156,10 @@ class Affine(ColumnStep):
         return np.where(np.isnan(values), 0.0, -math.log(self.sd))
 
     def blocks(self, name: str) -> list[Block]:
-        return [Block(name, "real", 0, 1, scale=(self.sd,))]
+        return [Block(name, "real", 0, 1, scale=(self.sd,), rounded=self.tied)]
 
     def to_json(self) -> dict[str, Any]:
-        return {"kind": self.kind, "mean": self.mean, "sd": self.sd}
+        return {"kind": self.kind, "mean": self.mean, "sd": self.sd, "tied": self.tied}
 
 
 @dataclass
@@ -276,9 +278,9 @@ class Grid(ColumnStep):
 
     def blocks(self, name: str) -> list[Block]:
         if self.mode == "native":
-            low = None if self.bounds[0] is None or self.values is not None else (self.bounds[0] - self.mean) / self.sd
-            return [Block(name, "integer", 0, 1, step=(1 / self.sd,), low=low)]
-        return [Block(name, "real", 0, 1, scale=(self.sd * self.step,))]
+            low, high = (None if bound is None else (bound - self.mean) / self.sd for bound in self.bounds)
+            return [Block(name, "integer", 0, 1, step=(1 / self.sd,), low=low, high=high)]
+        return [Block(name, "real", 0, 1, scale=(self.sd * self.step,), rounded=self.mode == "round")]
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -292,6 +294,33 @@ class Grid(ColumnStep):
             "bounds": list(self.bounds),
             "decimals": self.decimals,
         }
+
+
+@dataclass
+class Count(ColumnStep):
+    """Whole numbers from 0 on, as they are; other values have probability 0."""
+
+    kind: ClassVar[str] = "count"
+
+    @property
+    def measure(self) -> str:
+        return "counting"
+
+    def prepare(self, values: Floats) -> tuple[Floats, Bools]:
+        return _one_column(values, ~np.isnan(values))
+
+    def decode(self, x: Floats) -> Floats:
+        return np.maximum(np.round(x[:, 0]), 0.0)
+
+    def log_det(self, values: Floats) -> Floats:
+        filled = np.nan_to_num(values)
+        return np.where((filled >= 0) & (filled == np.round(filled)), 0.0, -np.inf)
+
+    def blocks(self, name: str) -> list[Block]:
+        return [Block(name, "count", 0, 1)]
+
+    def to_json(self) -> dict[str, Any]:
+        return {"kind": self.kind}
 
 
 @dataclass
@@ -320,6 +349,59 @@ class OneHot(ColumnStep):
 
     def blocks(self, name: str) -> list[Block]:
         return [Block(name, "category", 0, self.levels)]
+
+    def to_json(self) -> dict[str, Any]:
+        return {"kind": self.kind, "levels": self.levels}
+
+
+@dataclass
+class Levels(ColumnStep):
+    """Numbers of which there are few as categories; another number is a missing cell."""
+
+    kind: ClassVar[str] = "levels"
+    values: Floats
+
+    @property
+    def width(self) -> int:
+        return self.values.size
+
+    @property
+    def measure(self) -> str:
+        return "counting"
+
+    def prepare(self, values: Floats) -> tuple[Floats, Bools]:
+        at = np.clip(np.searchsorted(self.values, values), 0, self.values.size - 1)
+        return OneHot(self.values.size).prepare(np.where(self.values[at] == values, at, np.nan))
+
+    def decode(self, x: Floats) -> Floats:
+        return np.asarray(self.values[np.argmax(x, axis=1)])
+
+    def blocks(self, name: str) -> list[Block]:
+        return [Block(name, "category", 0, self.values.size)]
+
+    def to_json(self) -> dict[str, Any]:
+        return {"kind": self.kind, "values": self.values.tolist()}
+
+
+@dataclass
+class Symbol(ColumnStep):
+    """Codes 0 .. levels-1 (NaN = missing) as one column that holds the code: one-hot rows without their memory."""
+
+    kind: ClassVar[str] = "symbol"
+    levels: int
+
+    @property
+    def measure(self) -> str:
+        return "counting"
+
+    def prepare(self, values: Floats) -> tuple[Floats, Bools]:
+        return _one_column(values, ~np.isnan(values))
+
+    def decode(self, x: Floats) -> Floats:
+        return np.clip(np.round(x[:, 0]), 0, self.levels - 1)
+
+    def blocks(self, name: str) -> list[Block]:
+        return [Block(name, "symbol", 0, 1, levels=self.levels)]
 
     def to_json(self) -> dict[str, Any]:
         return {"kind": self.kind, "levels": self.levels}
@@ -469,8 +551,14 @@ def step_from_json(data: dict[str, Any]) -> ColumnStep:
             values, bounds = rest.pop("values"), rest.pop("bounds")
             levels = None if values is None else np.array(values)
             return Grid(**rest, values=levels, bounds=(bounds[0], bounds[1]))
+        case "count":
+            return Count()
+        case "levels":
+            return Levels(np.array(rest["values"]))
         case "one-hot":
             return OneHot(**rest)
+        case "symbol":
+            return Symbol(**rest)
         case "bit":
             return Bit()
         case "atoms":

@@ -14,6 +14,24 @@ Array = npt.NDArray[Any]
 NO_DATE = int(np.iinfo(np.int64).min)
 """The missing value of a datetime column (what numpy calls NaT)."""
 
+ROWS = "(row)"
+"""The column of a long data frame's table that holds, for every step, the number of the row it came from."""
+
+
+def pack(column: Array) -> tuple[Array, Array]:
+    """A column of sequences as one array of all steps (N, *shape), sequence after sequence, and the lengths (n,)."""
+    lengths = np.array([len(item) for item in column], dtype=np.int64)
+    return (np.concatenate(list(column)) if len(column) else np.empty(0)), lengths
+
+
+def unpack(steps: Array, lengths: Array) -> Array:
+    """Inverse of `pack`: an object array of views."""
+    out = np.empty(len(lengths), dtype=object)
+    ends = np.cumsum(lengths)
+    for row, (end, length) in enumerate(zip(ends.tolist(), lengths.tolist(), strict=True)):
+        out[row] = steps[end - length : end]
+    return out
+
 
 def hint(word: str, choices: Iterable[str]) -> str:
     """`, did you mean 'latent'?` when a choice is close to the word, else a full stop."""
@@ -25,7 +43,8 @@ class Table:
 
     number float64 or float32 (NaN), integer float64 of whole numbers (NaN), boolean int8 (-1), category int64 codes
     (-1), datetime int64 nanoseconds UTC (`NO_DATE`), image uint8, uint16 or float (NaN), sequence object array of
-    float arrays `(T_i, d)`, text object array of str (None).
+    arrays `(T_i, *field.shape)` with the types and missing values of its steps, text object array of str (None).
+    Tables of long data frames also hold the column `ROWS`: the user's row number of every step.
     """
 
     __slots__ = ("columns", "n")

@@ -1,4 +1,8 @@
-"""Expectation-maximisation: sum sufficient statistics over a pass, then maximise. Dempster, Laird & Rubin (1977)."""
+"""Expectation-maximisation: sum sufficient statistics, then maximise. Dempster, Laird & Rubin (1977).
+
+Batch: one update per pass over the data. Stepwise: one per batch, on a running average of the statistics with steps
+(t + 2)^-decay (Cappé & Moulines 2009, eq. 9; Liang & Klein 2009).
+"""
 
 from __future__ import annotations
 
@@ -14,73 +18,144 @@ from reverie.learning.phases import Learner, Metrics, State
 from reverie.learning.run import Run
 from reverie.rng import Noise
 
+Sums = dict[str, Tensor]
+
 
 class HasStatistics(Protocol):
-    """A network that EM can train. Statistics are sums over rows in float64, with "log_likelihood" and "rows" among
-    them; `maximise` sets the parameters from the sums over the whole data."""
+    """A network that EM can train. Statistics are sums over rows in float64, with "log_likelihood", "rows" (their
+    weight) and "hidden" (the weight of rows with something hidden) among them; `maximise` sets the parameters and
+    returns the function that re-reads older sums from the new ones; `implied(rows)` are sums that would give the present
+    parameters back, `remembered()` those they came from, where the family keeps them; `rescue` gives members without rows a new start and says whether there were any."""
 
     def start(self, batches: Callable[[], Iterable[Batch]], seed: int) -> None: ...
-    def statistics(self, batch: Batch) -> dict[str, Tensor]: ...
-    def maximise(self, sums: dict[str, Tensor]) -> None: ...
+    def statistics(self, batch: Batch) -> Sums: ...
+    def log_likelihood(self, batch: Batch) -> Tensor: ...
+    def maximise(self, sums: Sums) -> Callable[[Sums], Sums]: ...
+    def implied(self, rows: float) -> Sums: ...
+    def remembered(self) -> Sums: ...
+    def log_prior(self) -> Tensor: ...
+    def rescue(self, sums: Sums) -> bool: ...
 
 
 _PATIENCE = 3
+_RESCUES = 10
+_TALLIES = ("log_likelihood", "rows", "hidden")
 
 
 class ExpectationMaximisation(Learner):
-    """One update per pass. Stops when three passes in a row have not lifted the mean log-likelihood `tol` nats per example
-    above its best (dequantised data draw new noise each pass, so one pass may lose by chance); `fresh` is False when
-    the network already holds a start."""
+    """Stops when three passes in a row have not lifted the objective (mean log-likelihood, plus the log prior per row)
+    `tol` nats above its best (dequantised data draw new noise each pass, so one pass may lose by chance), or at once
+    when nothing is hidden. `fresh` is False when the network already holds a start; `memory` then counts that start as
+    so many rows seen before (which stepwise EM forgets slowly). decay None is batch EM."""
 
     objective = "loss"
     validates = True
-    per_pass = True
     averages = False
 
-    def __init__(self, network: nn.Module, run: Run, *, tol: float, fresh: bool = True) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        run: Run,
+        *,
+        tol: float,
+        fresh: bool = True,
+        decay: float | None = None,
+        memory: float = 0.0,
+    ) -> None:
         self.network, self._run, self._tol, self._fresh = network, run, tol, fresh
-        self._sums: dict[str, Tensor] = {}
-        self._best = -math.inf
-        self._waited = 0
+        self._decay, self._memory = decay, 0.0 if fresh else memory
+        self.per_pass = decay is None
+        self._sums: Sums = {}
+        self._carried: Sums = {}
+        self._running: Sums = {}
+        self._total, self._step = 0.0, 0
+        self._best, self._waited, self._hidden = -math.inf, 0, 1.0
+        self._rescues = _RESCUES
 
+    @torch.no_grad()
     def begin(self, batches: Callable[[], Iterable[Batch]]) -> None:
         if self._fresh:
             self.network.start(batches, self._run.seed)  # type: ignore[operator]
+        elif self.per_pass:
+            remembered = self.network.remembered()  # type: ignore[operator]
+            self._carried = remembered or (self.network.implied(self._memory) if self._memory else {})  # type: ignore[operator]
+        if self._decay is not None:
+            self._total = sum(
+                float(len(batch.x) if batch.weight is None else batch.weight.sum()) for batch in batches()
+            )
+            self._total += self._memory
+            self._running = self.network.implied(self._total)  # type: ignore[operator]
 
     @torch.no_grad()
     def step(self, batch: Batch) -> Metrics:
-        for name, value in self.network.statistics(batch).items():  # type: ignore[operator]
-            if name in self._sums:
-                self._sums[name] += value
-            else:
-                self._sums[name] = value
+        found: Sums = self.network.statistics(batch)  # type: ignore[operator]
+        if self._decay is not None:
+            self._run.sum_all(list(found.values()))
+            self._blend(found, self._decay)
+            found = {name: found[name] / self._run.world for name in _TALLIES}
+        for name, value in found.items():
+            self._sums[name] = self._sums[name] + value if name in self._sums else value
         return {}
+
+    def _blend(self, found: Sums, decay: float) -> None:
+        """One stepwise update: the running sums, of the size of the whole data, move towards this batch's."""
+        rate = (self._step + 2) ** -decay
+        self._step += 1
+        scale = (self._total / found["rows"].clamp_min(1e-300)).item()
+        moved = {name: value + rate * (found[name] * scale - value) for name, value in self._running.items()}
+        self._running = self.network.maximise(moved)(moved)  # type: ignore[operator]
 
     @torch.no_grad()
     def epoch_end(self) -> Metrics:
         self._run.sum_all(list(self._sums.values()))
-        mean = self._sums["log_likelihood"] / self._sums["rows"]
-        self.network.maximise(self._sums)  # type: ignore[operator]
-        self._sums = {}
-        value = float(mean)
+        sums, self._sums = self._sums, {}
+        rows = sums["rows"]
+        self._hidden = float(sums["hidden"])
+        prior = self.network.log_prior()  # type: ignore[operator]
+        mean, penalty = sums["log_likelihood"] / rows, prior / rows
+        if self.per_pass:
+            total = {name: value + sums[name] for name, value in self._carried.items()} or sums
+            move = self.network.maximise(total)  # type: ignore[operator]
+            self._carried = move(self._carried) if self._carried else {}
+            if self._rescues and self.network.rescue(sums):  # type: ignore[operator]
+                self._rescues -= 1
+        value = float(mean + penalty)
         self._waited = 0 if value > self._best + self._tol else self._waited + 1
         self._best = max(self._best, value) if self._waited == 0 else self._best
-        return {"log_likelihood": mean / self._run.world}
+        world = self._run.world
+        if self._hidden == 0:  # the parameters came from counting; no density was computed on the way
+            return {}
+        metrics = {"log_likelihood": mean / world}
+        return metrics if float(prior) == 0 else {**metrics, "penalised": (mean + penalty) / world}
 
     @torch.no_grad()
     def validate(self, batch: Batch, noise: Noise) -> Metrics:
-        sums = self.network.statistics(batch)  # type: ignore[operator]
-        return {"loss": -sums["log_likelihood"] / batch.rows}
+        log_p = self.network.log_likelihood(batch)  # type: ignore[operator]
+        return {"loss": -(log_p.sum() if batch.weight is None else log_p @ batch.weight.double()) / batch.rows}
 
     @property
     def finished(self) -> bool:
-        return self._tol > 0 and self._waited >= _PATIENCE
+        return self._hidden == 0 or (self._tol > 0 and self._waited >= _PATIENCE)
 
     def state(self) -> State:
         sums = {name: self._run.gather_ranks(value) for name, value in self._sums.items()}
-        return {"sums": sums, "best": self._best, "waited": self._waited}
+        return {
+            "sums": sums,
+            "carried": self._carried,
+            "running": self._running,
+            "total": self._total,
+            "step": self._step,
+            "best": self._best,
+            "waited": self._waited,
+            "hidden": self._hidden,
+            "rescues": self._rescues,
+        }
 
     def load_state(self, state: State) -> None:
         rank, device = self._run.rank, self._run.device
         self._sums = {name: value[rank].to(device).clone() for name, value in state["sums"].items()}
+        self._carried = {name: value.to(device).clone() for name, value in state["carried"].items()}
+        self._running = {name: value.to(device).clone() for name, value in state["running"].items()}
+        self._total, self._step = state["total"], state["step"]
         self._best, self._waited = state["best"], state["waited"]
+        self._hidden, self._rescues = state["hidden"], state["rescues"]

@@ -20,27 +20,79 @@ from reverie.data.dataset import as_dataset
 from reverie.data.schema import Schema
 from reverie.data.space import Space, Wants
 from reverie.data.tables import TableCodec
-from reverie.errors import InvalidOption, Unsupported
+from reverie.errors import InvalidOption, Unsupported, UnsupportedData
 from reverie.estimator import Estimator
 from reverie.learning.em import ExpectationMaximisation
 from reverie.learning.phases import Phase
 from reverie.learning.run import Run
 from reverie.model import Model
+from reverie.probability.columns import column_set
+from reverie.probability.exponential_family import Bernoulli, Components, Poisson
 from reverie.probability.gaussian import DiagonalGaussian, FullGaussian, Gaussians, TiedGaussian, gaussians
 from reverie.probability.mixture import Mixture, PointWeights
+from reverie.probability.student import StudentT
 
 Covariance = Literal["full", "tied", "diag", "spherical", "low-rank"]
 
+_DECAY = 0.65
+"""Stepwise EM's steps fall as (t + 2)^-0.65: Cappé & Moulines (2009) ask for an exponent in (1/2, 1]."""
+
 
 @recipe
-class GaussianMixture(Estimator):
-    """Mixture of Gaussians for numeric tables and images."""
+class MixtureRecipe(Estimator):
+    """What all mixtures share. y, where some rows have it, names their component; classes take the first ones."""
 
-    family: ClassVar[str] = "gmm"
     defaults: ClassVar[dict[str, Any]] = {"epochs": 100, "batch_size": 65536}
 
     components: int = Field(default=8, ge=1)
-    """Number of Gaussians."""
+    """Number of components."""
+    weight_prior: float = Field(default=0.0, ge=0)
+    """Pseudo-rows of every component: a Dirichlet(1 + weight_prior) prior on the weights."""
+    restarts: int = Field(default=1, ge=1)
+    """Starts to try on a sample of the rows; the likeliest goes on."""
+    stepwise: bool = False
+    """Update after every batch instead of every pass (stepwise EM): for data that a few passes should do for."""
+    memory: float = Field(default=0.0, ge=0)
+    """With fit(X, start=model): how many rows the start counts for, as a prior made of what it has seen."""
+    tol: float = Field(default=1e-4, ge=0)
+    """Stop when three passes gain less than this together, in nats per example; 0 uses the whole budget."""
+    dtype: Literal["float64", "float32"] = "float64"
+    """Precision of the data and of densities; sums are float64 either way."""
+
+    def network(self, members: Components, space: Space) -> Mixture:
+        """The mixture of these components, its first ones named by the classes of y if there are any."""
+        classes = space.condition.width if space.condition else 0
+        if classes > self.components:
+            raise InvalidOption(f"components={self.components}: y has {classes} classes; ask for at least as many")
+        weights = PointWeights(self.components, smoothing=self.weight_prior)
+        return Mixture(members, weights, space.torch_dtype, classes=classes, restarts=self.restarts)
+
+    def phases(self, network: nn.Module, run: Run, *, fresh: bool) -> list[Phase]:
+        def learner() -> ExpectationMaximisation:
+            decay = _DECAY if self.stepwise else None
+            return ExpectationMaximisation(network, run, tol=self.tol, fresh=fresh, decay=decay, memory=self.memory)
+
+        return [Phase("em", learner, shuffle=self.stepwise)]
+
+    def _wants(self, *kinds: str, **options: Any) -> Wants:
+        return Wants(
+            family=self.family,
+            kinds=frozenset(kinds),
+            missing="mask",
+            conditions=frozenset({"labels"}),
+            partial=True,
+            flat=True,
+            dtype=self.dtype,
+            **options,
+        )
+
+
+@recipe
+class GaussianMixture(MixtureRecipe):
+    """Mixture of Gaussians for numeric tables and images."""
+
+    family: ClassVar[str] = "gmm"
+
     covariance: Covariance = "full"
     """Shape of the covariances: one full matrix each, one for all, one diagonal each, one variance each, or a few
     factors plus a diagonal each."""
@@ -49,53 +101,147 @@ class GaussianMixture(Estimator):
     floor: float | None = Field(default=None, ge=0)
     """Added to every variance, in squared data units; by default 1e-6 of each column's variance."""
     prior: float = Field(default=0.0, ge=0)
-    """Pseudo-rows with the data's own variances that pull every covariance towards them; a component that explains
-    few rows needs some."""
-    restarts: int = Field(default=1, ge=1)
-    """Starts to try on a sample of the rows; the likeliest goes on."""
-    tol: float = Field(default=1e-4, ge=0)
-    """Stop when three passes gain less than this together, in nats per example; 0 uses the whole budget."""
+    """Pseudo-rows with the data's own variances that pull every covariance towards them."""
     pixels: Literal["dequantise", "logit"] = "dequantise"
     """Grey levels get uniform noise, and with logit are then mapped to the real line."""
-    dtype: Literal["float64", "float32"] = "float64"
-    """Precision of the data and of densities; sums are float64 either way."""
 
     def wants(self, schema: Schema) -> Wants:
-        return Wants(
-            family=self.family,
-            kinds=frozenset({"number", "integer", "datetime", "image"}),
+        return self._wants(
+            "number", "integer", "datetime", "image",
             # One variance for all columns means nothing once columns are scaled apart.
             numbers="centre" if self.covariance == "spherical" else "standardise",
             discrete="dequantise",
             images=self.pixels,
-            missing="mask",
             mixed=False,
-            flat=True,
-            dtype=self.dtype,
-        )
+        )  # fmt: skip
 
     def build(self, space: Space) -> Mixture:
-        scale = np.concatenate([np.array(block.scale) for block in space.blocks])
-        floor = np.full(space.width, 1e-6) if self.floor is None else self.floor / scale**2
+        floor = _floor(self.floor, space)
         if self.floor is None and self.covariance == "spherical":
-            floor = np.full(space.width, -1e-6)  # relative to the variance found at the start
+            floor = torch.full((space.width,), -1e-6)  # relative to the variance found at the start
         if self.covariance == "low-rank" and self.rank >= space.width:
             raise InvalidOption(f"rank={self.rank}: must be below the number of columns, {space.width}")
-        members = gaussians(
-            self.covariance,
-            self.components,
-            space.width,
-            torch.from_numpy(floor),
-            rank=self.rank,
-            prior=self.prior,
-        )
-        return Mixture(members, PointWeights(self.components), space.torch_dtype, restarts=self.restarts)
+        members = gaussians(self.covariance, self.components, space.width, floor, rank=self.rank, prior=self.prior)
+        return self.network(members, space)
 
-    def phases(self, network: nn.Module, run: Run, *, fresh: bool) -> list[Phase]:
-        def learner() -> ExpectationMaximisation:
-            return ExpectationMaximisation(network, run, tol=self.tol, fresh=fresh)
 
-        return [Phase("em", learner, shuffle=False)]
+@recipe
+class StudentMixture(MixtureRecipe):
+    """Mixture of Student t distributions: rows far from every centre hardly move it. Peel & McLachlan (2000)."""
+
+    family: ClassVar[str] = "student_mixture"
+
+    floor: float | None = Field(default=None, ge=0)
+    """Added to the diagonal of every scale matrix, in squared data units; by default 1e-6 of each column's variance."""
+    prior: float = Field(default=0.0, ge=0)
+    """Pseudo-rows with the data's own variances that pull every scale matrix towards them."""
+    degrees: float | None = Field(default=None, ge=0.5, le=200)
+    """Degrees of freedom of every component; by default each component's are learned."""
+
+    def wants(self, schema: Schema) -> Wants:
+        return self._wants("number", "integer", "datetime", discrete="dequantise", mixed=False)
+
+    def build(self, space: Space) -> Mixture:
+        floor = _floor(self.floor, space)
+        members = StudentT(self.components, space.width, floor, prior=self.prior, learn_degrees=self.degrees is None)
+        if self.degrees is not None:
+            members.degrees.fill_(self.degrees)
+        return self.network(members, space)
+
+
+@recipe
+class TableMixture(MixtureRecipe):
+    """Mixture over tables of mixed columns, which are independent within a component (latent class analysis)."""
+
+    family: ClassVar[str] = "table_mixture"
+
+    smoothing: float = Field(default=0.5, ge=0)
+    """Pseudo-count of every category and bit value in each component, and of the overall rate for counts."""
+    prior: float = Field(default=1.0, ge=0)
+    """Pseudo-rows with the data's own variance for every numeric column of each component."""
+    floor: float = Field(default=1e-6, ge=0)
+    """Added to every variance, as a share of the column's."""
+    integers: Literal["normal", "poisson"] = "normal"
+    """Whole numbers: the mass of a normal in each cell, or Poisson counts (from 0 on)."""
+    numbers: Literal["standardise", "quantile"] = "standardise"
+    """Continuous columns as they are, or mapped to a normal shape first."""
+
+    def wants(self, schema: Schema) -> Wants:
+        return self._wants(
+            "number", "integer", "category", "boolean", "datetime",
+            numbers=self.numbers,
+            discrete="counts" if self.integers == "poisson" else "native",
+        )  # fmt: skip
+
+    def build(self, space: Space) -> Mixture:
+        floor = torch.full((space.width,), self.floor, dtype=torch.float64)
+        members = column_set(space, self.components, floor=floor, smoothing=self.smoothing, prior=self.prior)
+        return self.network(members, space)
+
+
+@recipe
+class BernoulliMixture(MixtureRecipe):
+    """Mixture of independent bits: binary tables and black and white pictures."""
+
+    family: ClassVar[str] = "bernoulli_mixture"
+
+    smoothing: float = Field(default=0.1, ge=0)
+    """Pseudo-count of 0 and of 1 in every column of each component."""
+    pixels: Literal["binary", "threshold"] = "binary"
+    """Pictures: bits drawn with each pixel's grey as probability, anew every pass, or cut at half grey."""
+
+    def wants(self, schema: Schema) -> Wants:
+        return self._wants("boolean", "integer", "image", discrete="binary", images=self.pixels)
+
+    def build(self, space: Space) -> Mixture:
+        return self.network(Bernoulli(self.components, space.width, smoothing=self.smoothing), space)
+
+
+@recipe
+class CategoricalMixture(MixtureRecipe):
+    """Mixture of independent categories: latent class analysis (Lazarsfeld 1950; Goodman 1974)."""
+
+    family: ClassVar[str] = "categorical_mixture"
+
+    smoothing: float = Field(default=0.1, ge=0)
+    """Pseudo-count of every category in each component."""
+
+    def wants(self, schema: Schema) -> Wants:
+        return self._wants("category", "boolean")
+
+    def build(self, space: Space) -> Mixture:
+        floor = torch.zeros(space.width, dtype=torch.float64)
+        members = column_set(space, self.components, floor=floor, smoothing=self.smoothing, prior=0.0)
+        return self.network(members, space)
+
+
+@recipe
+class PoissonMixture(MixtureRecipe):
+    """Mixture of independent Poisson counts."""
+
+    family: ClassVar[str] = "poisson_mixture"
+
+    smoothing: float = Field(default=0.1, ge=0)
+    """Pseudo-rows of the overall rate in every column of each component."""
+
+    def wants(self, schema: Schema) -> Wants:
+        return self._wants("integer", discrete="counts")
+
+    def build(self, space: Space) -> Mixture:
+        wrong = [block.name for block in space.blocks if block.kind != "count"]
+        if wrong:
+            raise UnsupportedData(
+                f"column {wrong[0]!r} holds numbers below 0, which are no counts: leave it out, or use table_mixture"
+            )
+        return self.network(Poisson(self.components, space.width, smoothing=self.smoothing), space)
+
+
+def _floor(floor: float | None, space: Space) -> Tensor:
+    """The floor of each model column's variance: in squared data units, or 1e-6 of the column's own."""
+    if floor is None:
+        return torch.full((space.width,), 1e-6, dtype=torch.float64)
+    scale = np.concatenate([np.array(block.scale) for block in space.blocks])
+    return torch.from_numpy(floor / scale**2)
 
 
 # ---------------------------------------------------------------------- functions of a Model

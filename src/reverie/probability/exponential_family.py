@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,9 @@ from reverie.rng import Noise
 
 Sums = dict[str, Tensor]
 """Sufficient statistics summed over rows in float64. "count" (K,) is there always: the effective rows of each member."""
+
+Move = Callable[[Sums], Sums]
+"""Sums about the old parameters -> the same sums about the new ones."""
 
 EMPTY = 1e-3
 """A member with fewer effective rows than this keeps its parameters instead of dividing by nothing."""
@@ -48,9 +52,9 @@ class Components(nn.Module, ABC):
         """Expected sufficient statistics of rows that belong to the members with weights r (n, K)."""
 
     @abstractmethod
-    def maximise(self, sums: Sums, carry: Sums | None = None) -> Sums:
-        """Set the parameters that maximise the expected log-likelihood plus the log prior. Returns `carry` (by default
-        the sums themselves) as it reads from the new parameters: Gaussians keep moments about their means."""
+    def maximise(self, sums: Sums) -> Move:
+        """Set the parameters that maximise the expected log-likelihood plus the log prior. Returns the function that
+        re-reads older sums from the new parameters: Gaussians keep moments about their means."""
 
     @abstractmethod
     def implied(self, count: Tensor) -> Sums:
@@ -67,6 +71,18 @@ class Components(nn.Module, ABC):
     @abstractmethod
     def means(self) -> Tensor:
         """E[x | k], (K, width) float64; for categories the probabilities of the levels."""
+
+    def split(self, source: int, target: int) -> None:
+        """Give member `target` the parameters of `source`, and part the two a little."""
+        for part in self.modules():
+            for buffer in part.buffers(recurse=False):
+                if buffer.ndim and buffer.shape[0] == self.size and buffer.dtype.is_floating_point:
+                    buffer[target] = buffer[source]
+        self._part(source, target)
+
+    @abstractmethod
+    def _part(self, source: int, target: int) -> None:
+        """Move two equal members apart, by about half a standard deviation each."""
 
     def log_prior(self) -> Tensor:
         """Log density of the prior at the current parameters, up to a constant; zero without a prior."""
@@ -245,6 +261,11 @@ def _transposed(x: Tensor, observed: Tensor | None, rows: slice) -> tuple[Tensor
     return torch.nan_to_num(x[rows].t()) * seen, seen
 
 
+def stay(sums: Sums) -> Sums:
+    """The `Move` of sets whose sums do not depend on their parameters."""
+    return sums
+
+
 def sum_tensors(parts: Sequence[Tensor]) -> Tensor:
     """The sum of a few tensors, in order."""
     total = parts[0]
@@ -278,7 +299,7 @@ class Bernoulli(SharedFeatures):
             out[self.width :] = observed
 
     def coefficients(self, holes: bool) -> tuple[Tensor, Tensor]:
-        on, off = _log(self.probability), _log(1 - self.probability)
+        on, off = log_probability(self.probability), log_probability(1 - self.probability)
         if holes:
             return torch.cat([on - off, off], 1), torch.zeros(self.size, dtype=torch.float64, device=on.device)
         return on - off, off.sum(1)
@@ -287,16 +308,19 @@ class Bernoulli(SharedFeatures):
         seen = product[:, self.width :] if holes else count[:, None].expand(-1, self.width)
         return {"on": product[:, : self.width].clone(), "seen": seen.clone()}
 
-    def maximise(self, sums: Sums, carry: Sums | None = None) -> Sums:
+    def maximise(self, sums: Sums) -> Move:
         a = self.smoothing
         total = sums["seen"] + 2 * a
         new = torch.where(total > 0, (sums["on"] + a) / total.clamp_min(1e-300), self.probability).clamp(0, 1)
         self.probability.copy_(keep_if_empty(sums["count"], new, self.probability))
-        return sums if carry is None else carry
+        return stay
 
     def log_prior(self) -> Tensor:
         p = self.probability
-        return self.smoothing * (_log(p) + _log(1 - p)).sum()
+        return self.smoothing * (log_probability(p) + log_probability(1 - p)).sum()
+
+    def _part(self, source: int, target: int) -> None:
+        _part_probabilities(self.probability, source, target)
 
     def implied(self, count: Tensor) -> Sums:
         seen = count[:, None].expand(-1, self.width).clone()
@@ -334,7 +358,7 @@ class Poisson(SharedFeatures):
             out[self.width :] = observed
 
     def coefficients(self, holes: bool) -> tuple[Tensor, Tensor]:
-        log_rate = _log(self.rate)
+        log_rate = log_probability(self.rate)
         if holes:
             return torch.cat([log_rate, -self.rate], 1), torch.zeros(self.size).to(log_rate)
         return log_rate, -self.rate.sum(1)
@@ -346,15 +370,19 @@ class Poisson(SharedFeatures):
         seen = product[:, self.width :] if holes else count[:, None].expand(-1, self.width)
         return {"total": product[:, : self.width].clone(), "seen": seen.clone()}
 
-    def maximise(self, sums: Sums, carry: Sums | None = None) -> Sums:
+    def maximise(self, sums: Sums) -> Move:
         a = self.smoothing
         seen = sums["seen"] + a
         new = torch.where(seen > 0, (sums["total"] + a * self.overall) / seen.clamp_min(1e-300), self.rate)
         self.rate.copy_(keep_if_empty(sums["count"], new, self.rate))
-        return sums if carry is None else carry
+        return stay
 
     def log_prior(self) -> Tensor:
-        return self.smoothing * (self.overall * _log(self.rate) - self.rate).sum()
+        return self.smoothing * (self.overall * log_probability(self.rate) - self.rate).sum()
+
+    def _part(self, source: int, target: int) -> None:
+        self.rate[source] *= 0.8
+        self.rate[target] *= 1.25
 
     def implied(self, count: Tensor) -> Sums:
         seen = count[:, None].expand(-1, self.width).clone()
@@ -417,17 +445,17 @@ class Categorical(SharedFeatures):
     def coefficients(self, holes: bool) -> tuple[Tensor, Tensor]:
         # A missing field has no 1 among its columns and drops out by itself.
         zero = torch.zeros(self.size, dtype=torch.float64, device=self.probability.device)
-        return _log(self.probability), zero
+        return log_probability(self.probability), zero
 
     def read(self, product: Tensor, count: Tensor, holes: bool) -> Sums:
         return {"levels": product.clone()}
 
-    def maximise(self, sums: Sums, carry: Sums | None = None) -> Sums:
+    def maximise(self, sums: Sums) -> Move:
         raised = sums["levels"] + self.smoothing
         total = self._per_field(raised)
         new = torch.where(total > 0, raised / total.clamp_min(1e-300), self.probability)
         self.probability.copy_(keep_if_empty(sums["count"], new, self.probability))
-        return sums
+        return stay
 
     def _per_field(self, values: Tensor) -> Tensor:
         """The sum over each column's field, (K, width)."""
@@ -435,7 +463,11 @@ class Categorical(SharedFeatures):
         return totals.index_add_(1, self.field, values)[:, self.field]
 
     def log_prior(self) -> Tensor:
-        return self.smoothing * _log(self.probability).sum()
+        return self.smoothing * log_probability(self.probability).sum()
+
+    def _part(self, source: int, target: int) -> None:
+        _part_probabilities(self.probability, source, target)
+        self.probability.div_(self._per_field(self.probability))
 
     def implied(self, count: Tensor) -> Sums:
         return {"count": count, "levels": count[:, None] * self.probability}
@@ -465,15 +497,16 @@ class Categorical(SharedFeatures):
 class Mixed(SharedFeatures):
     """Several sets side by side, each over columns of its own, independent given k: tables of mixed columns."""
 
-    def __init__(self, parts: Sequence[tuple[Tensor, SharedFeatures]]) -> None:
+    def __init__(self, parts: Sequence[tuple[Tensor, Components]]) -> None:
         super().__init__()
         self.parts = nn.ModuleList([part for _, part in parts])
         self.columns = [columns for columns, _ in parts]
         self.size = parts[0][1].size
         self.width = sum(len(columns) for columns, _ in parts)
+        self._all_shared = all(isinstance(part, SharedFeatures) for _, part in parts)
 
-    def _pairs(self) -> list[tuple[Tensor, SharedFeatures]]:
-        return list(zip(self.columns, self.parts, strict=True))  # type: ignore[arg-type]
+    def _pairs(self) -> list[tuple[Tensor, Any]]:
+        return list(zip(self.columns, self.parts, strict=True))
 
     def feature_count(self, holes: bool) -> int:
         return sum(part.feature_count(holes) for _, part in self._pairs())
@@ -495,7 +528,7 @@ class Mixed(SharedFeatures):
         return sum_tensors(present) if present else None
 
     def safe(self, dtype: torch.dtype) -> bool:
-        return all(part.safe(dtype) for _, part in self._pairs())
+        return self._all_shared and all(part.safe(dtype) for _, part in self._pairs())
 
     def log_prob(self, x: Tensor, observed: Tensor | None = None) -> Tensor:
         if self.safe(x.dtype):
@@ -522,12 +555,21 @@ class Mixed(SharedFeatures):
             start = stop
         return out
 
-    def maximise(self, sums: Sums, carry: Sums | None = None) -> Sums:
-        out: Sums = {"count": (sums if carry is None else carry)["count"]}
-        for number, (_, part) in enumerate(self._pairs()):
-            found = part.maximise(_own(sums, number), None if carry is None else _own(carry, number))
-            out |= {f"{number}.{name}": value for name, value in found.items() if name != "count"}
-        return out
+    def maximise(self, sums: Sums) -> Move:
+        moves = [part.maximise(_own(sums, number)) for number, (_, part) in enumerate(self._pairs())]
+
+        def move(sums: Sums) -> Sums:
+            out = dict(sums)
+            for number, one in enumerate(moves):
+                found = one(_own(sums, number))
+                out |= {f"{number}.{name}": value for name, value in found.items() if name != "count"}
+            return out
+
+        return move
+
+    def _part(self, source: int, target: int) -> None:
+        for _, part in self._pairs():
+            part._part(source, target)
 
     def implied(self, count: Tensor) -> Sums:
         out: Sums = {"count": count}
@@ -554,6 +596,18 @@ class Mixed(SharedFeatures):
             out[:, columns] = part.means()
         return out
 
+    def draw_given(self, x: Tensor, observed: Tensor, k: Tensor, noise: Noise) -> Tensor:
+        out = x.double().clone()
+        for columns, part in self._pairs():
+            out[:, columns] = part.draw_given(x[:, columns], observed[:, columns], k, noise)
+        return out
+
+    def mean_given(self, x: Tensor, observed: Tensor, r: Tensor) -> Tensor:
+        out = x.double().clone()
+        for columns, part in self._pairs():
+            out[:, columns] = part.mean_given(x[:, columns], observed[:, columns], r)
+        return out
+
 
 def _own(sums: Sums, number: int) -> Sums:
     """The sums of one part of a `Mixed` set."""
@@ -562,11 +616,20 @@ def _own(sums: Sums, number: int) -> Sums:
     return {"count": sums["count"], **own}
 
 
+def _part_probabilities(probability: Tensor, source: int, target: int) -> None:
+    """Raise every second probability of one member and lower those of the other by a fifth of their room."""
+    room = 0.2 * probability[source] * (1 - probability[source])
+    room[::2] *= -1
+    probability[source] += room
+    probability[target] -= room
+
+
 def _columns(observed: Tensor | None, columns: Tensor) -> Tensor | None:
     return None if observed is None else observed[:, columns]
 
 
-def _log(probability: Tensor) -> Tensor:
+def log_probability(probability: Tensor) -> Tensor:
+    """Logarithms with a large negative number for zero, which times 0 is still 0."""
     return probability.log().clamp_min(_IMPOSSIBLE)
 
 

@@ -20,6 +20,7 @@ from reverie.probability.exponential_family import (
     EMPTY,
     LOG_2PI,
     Components,
+    Move,
     SharedFeatures,
     Sums,
     keep_if_empty,
@@ -75,6 +76,11 @@ class Gaussians(Components):
 
     def means(self) -> Tensor:
         return self.mean
+
+    def _part(self, source: int, target: int) -> None:
+        step = 0.5 * self.covariances()[source].diagonal().sqrt()
+        self.mean[source] -= step
+        self.mean[target] += step
 
     def _delta(self, sums: Sums) -> Tensor:
         """The new means less the old ones."""
@@ -165,12 +171,12 @@ class DiagonalGaussian(Gaussians, SharedFeatures):
         seen = count[:, None].expand_as(first).clone() if observed is None else r.t() @ observed.double()
         return {"count": count, "seen": seen, "first": first, "second": second}
 
-    def maximise(self, sums: Sums, carry: Sums | None = None) -> Sums:
+    def maximise(self, sums: Sums) -> Move:
         delta = self._delta(sums)
         moved = self._moved(sums, delta)
         self.mean.add_(delta)
         self._set_variance(moved["second"], moved["seen"], moved["count"])
-        return moved if carry is None else self._moved(carry, delta)
+        return lambda older: self._moved(older, delta)
 
     def _moved(self, sums: Sums, delta: Tensor) -> Sums:
         """The sums about means that lie `delta` further."""
@@ -303,8 +309,10 @@ class CorrelatedGaussians(Gaussians):
         weight: Tensor | None = None,
         given: Tensor | None = None,
         r: Tensor | None = None,
+        spread_r: Tensor | None = None,
     ) -> tuple[Sums, Tensor]:
-        """E-step and sums in one sweep over the blocks; with `r` the responsibilities are given."""
+        """E-step and sums in one sweep over the blocks; with `r` the responsibilities are given (and with `spread_r`
+        those that weigh the covariances of what is missing)."""
         precision, log_det = self._precision()
         k, d = self.mean.shape
         log_p = torch.zeros(len(x), dtype=torch.float64, device=x.device)
@@ -332,6 +340,8 @@ class CorrelatedGaussians(Gaussians):
                 second += torch.bmm(scaled.view(k, -1, d).transpose(1, 2), e.view(k, -1, d))
                 if spread.shape[-1]:
                     cell = block.missing[:, :, None] * d + block.missing[:, None, :]
+                    if spread_r is not None:
+                        share = spread_r[block.rows].permute(2, 0, 1) * block.valid
                     weighted = spread * share.sum(2)[..., None, None]
                     second.view(k, d * d).index_add_(1, cell.flatten(), weighted.reshape(k, -1))
             return count, first, second
@@ -512,14 +522,14 @@ class FullGaussian(FeaturedGaussians):
         first, second = (sum_tensors([part[number] for part in parts]) for number in range(2))
         return {"count": r.sum(0), "first": first, "second": second}
 
-    def maximise(self, sums: Sums, carry: Sums | None = None) -> Sums:
+    def maximise(self, sums: Sums) -> Move:
         delta, count = self._delta(sums), sums["count"]
         moved = self._moved(sums, delta)
         total = _symmetric(moved["second"]) + self.prior * torch.diag(self.overall)
         new = total / (count + self.prior).clamp_min(EMPTY)[:, None, None] + torch.diag(self.floor)
         self.mean.add_(delta)
         self.covariance.copy_(keep_if_empty(count, new, self.covariance))
-        return moved if carry is None else self._moved(carry, delta)
+        return lambda older: self._moved(older, delta)
 
     def _moved(self, sums: Sums, delta: Tensor) -> Sums:
         """The sums about means that lie `delta` further."""
@@ -635,13 +645,13 @@ class TiedGaussian(FeaturedGaussians):
             second += difference.t() @ difference
         return {"count": r.sum(0), "first": first, "second": second}
 
-    def maximise(self, sums: Sums, carry: Sums | None = None) -> Sums:
+    def maximise(self, sums: Sums) -> Move:
         delta, count = self._delta(sums), sums["count"]
         moved = self._moved(sums, delta)
         total = _symmetric(moved["second"]) + self.prior * torch.diag(self.overall)
         self.mean.add_(delta)
         self.covariance.copy_(total / (count.sum() + self.prior).clamp_min(EMPTY) + torch.diag(self.floor))
-        return moved if carry is None else self._moved(carry, delta)
+        return lambda older: self._moved(older, delta)
 
     def _moved(self, sums: Sums, delta: Tensor) -> Sums:
         """The sums about means that lie `delta` further."""
@@ -737,7 +747,7 @@ class LowRankGaussian(CorrelatedGaussians):
         cross = second @ gain.transpose(1, 2)
         return {"count": count, "first": first, "second": second.diagonal(dim1=1, dim2=2).clone(), "cross": cross}
 
-    def maximise(self, sums: Sums, carry: Sums | None = None) -> Sums:
+    def maximise(self, sums: Sums) -> Move:
         """One EM step of factor analysis about the new means: W = C (N (I - G W) + G C)^-1 with C = sum r e E[z]^T."""
         gain, _ = self._factors()
         delta, count = self._delta(sums), sums["count"]
@@ -751,7 +761,7 @@ class LowRankGaussian(CorrelatedGaussians):
         self.mean.add_(delta)
         self.loading.copy_(keep_if_empty(count, loading, self.loading))
         self.variance.copy_(keep_if_empty(count, variance, self.variance))
-        return moved if carry is None else self._moved(carry, delta, gain)
+        return lambda older: self._moved(older, delta, gain)
 
     def _moved(self, sums: Sums, delta: Tensor, gain: Tensor) -> Sums:
         """The sums about means that lie `delta` further, E[z] still read with `gain`."""

@@ -11,11 +11,13 @@ from torch import Tensor, nn
 from reverie.data.space import Batch
 from reverie.errors import DataError
 from reverie.inference.kmeans import kmeans
-from reverie.probability.exponential_family import EMPTY, Components, Sums
+from reverie.probability.exponential_family import EMPTY, Components, Move, Sums
 from reverie.rng import Noise, generator
 
 _START_ROWS = 20_000
 _START_STEPS = 5
+_LOST_ROWS = 0.5
+"""A member with fewer effective rows is given a new start."""
 
 
 class Weights(nn.Module, ABC):
@@ -36,6 +38,49 @@ class Weights(nn.Module, ABC):
     @abstractmethod
     def log_prior(self) -> Tensor:
         """Log density of the prior (or minus the divergence from it) at the current parameters, up to a constant."""
+
+    def split(self, source: int, target: int) -> None:
+        """Both members get half of what they had together."""
+        return
+
+
+class UniformWeights(Weights):
+    """P(k) = 1 / K, whatever the data say."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.register_buffer("weight", torch.full((size,), 1 / size, dtype=torch.float64))
+
+    weight: Tensor
+
+    def log(self) -> Tensor:
+        return self.weight.log()
+
+    def mean(self) -> Tensor:
+        return self.weight
+
+    def maximise(self, count: Tensor) -> None:
+        return
+
+    def log_prior(self) -> Tensor:
+        return torch.zeros((), dtype=torch.float64)
+
+
+class Memory(nn.Module):
+    """Sums kept with the parameters, so that later rows can be added to them exactly."""
+
+    def __init__(self, like: Sums) -> None:
+        super().__init__()
+        self.names = list(like)
+        for name, value in like.items():
+            self.register_buffer(name.replace(".", "_"), torch.zeros_like(value))
+
+    def keep(self, sums: Sums) -> None:
+        for name in self.names:
+            self.get_buffer(name.replace(".", "_")).copy_(sums[name])
+
+    def sums(self) -> Sums:
+        return {name: self.get_buffer(name.replace(".", "_")).clone() for name in self.names}
 
 
 class PointWeights(Weights):
@@ -61,6 +106,10 @@ class PointWeights(Weights):
     def log_prior(self) -> Tensor:
         return self.smoothing * self.weight.log().sum()
 
+    def split(self, source: int, target: int) -> None:
+        half = 0.5 * (self.weight[source] + self.weight[target])
+        self.weight[source], self.weight[target] = half, half
+
 
 class Mixture(nn.Module):
     """Weights (K,) over a set of K components. The network of every mixture family, learned by EM."""
@@ -70,9 +119,18 @@ class Mixture(nn.Module):
     """Without y, `log_prob` sums over the members by itself."""
 
     def __init__(
-        self, components: Components, weights: Weights, dtype: torch.dtype, *, classes: int = 0, restarts: int = 1
+        self,
+        components: Components,
+        weights: Weights,
+        dtype: torch.dtype,
+        *,
+        classes: int = 0,
+        restarts: int = 1,
+        remembers: bool = False,
     ) -> None:
         super().__init__()
+        zero = torch.zeros(components.size, dtype=torch.float64)
+        self.memory = Memory(components.implied(zero)) if remembers else None
         self.components, self.weights = components, weights
         self.dtype, self.classes, self.restarts = dtype, classes, restarts
         self.code_width = components.size
@@ -124,16 +182,56 @@ class Mixture(nn.Module):
     def statistics(self, batch: Batch) -> Sums:
         """The E-step on a batch: sums over rows, weighted where rows have weights."""
         weight = None if batch.weight is None else batch.weight.double()
+        known = None if batch.y is None else batch.y.sum(1) > 0
+        if batch.y is not None and known is not None and bool(known.all()):
+            return self._count(batch.x, batch.observed, batch.y.double(), weight)
         given = None if batch.y is None else self._given(batch.y)
         sums, log_p = self.components.expect(batch.x, batch.observed, self.weights.log(), weight, given)
-        rows = torch.tensor(float(len(log_p)), dtype=torch.float64, device=log_p.device)
-        total = log_p.sum() if weight is None else log_p @ weight
-        return {**sums, "log_likelihood": total, "rows": rows if weight is None else weight.sum()}
+        if weight is None:
+            weight = torch.ones_like(log_p)
+        hidden = weight.sum() if known is None else weight[~known].sum()
+        return {**sums, "log_likelihood": log_p @ weight, "rows": weight.sum(), "hidden": hidden}
 
-    def maximise(self, sums: Sums, carry: Sums | None = None) -> Sums:
-        """The M-step. Returns `carry` (by default the sums themselves) as it reads from the new parameters."""
+    def _count(self, x: Tensor, observed: Tensor | None, y: Tensor, weight: Tensor | None) -> Sums:
+        """Nothing hidden: the rows count for their own member, and no density is needed."""
+        r = nn.functional.pad(y, (0, self.components.size - y.shape[1]))
+        weight = torch.ones_like(r[:, 0]) if weight is None else weight
+        zero = torch.zeros((), dtype=torch.float64, device=x.device)
+        sums = self.components.sums(x, observed, r * weight[:, None])
+        return {**sums, "log_likelihood": zero, "rows": weight.sum(), "hidden": zero}
+
+    def log_likelihood(self, batch: Batch) -> Tensor:
+        """log p(x_observed), or log p(x_observed, y) where y is known, (n,)."""
+        joint = self.joint(batch.x, batch.observed)
+        return torch.logsumexp(joint if batch.y is None else joint + self._given(batch.y), 1)
+
+    def rescue(self, sums: Sums) -> bool:
+        """Give each member that has lost its rows half of the heaviest one's. Named classes stay as they are."""
+        count = sums["count"].clone()
+        dead = torch.nonzero(count < _LOST_ROWS)[:, 0]
+        found = False
+        for member in dead[dead >= self.classes].tolist():
+            heaviest = int(count[self.classes :].argmax()) + self.classes
+            if count[heaviest] < 4 * _LOST_ROWS:
+                break
+            self.components.split(heaviest, member)
+            self.weights.split(heaviest, member)
+            count[heaviest] /= 2
+            count[member] = count[heaviest]
+            found = True
+        return found
+
+    def maximise(self, sums: Sums) -> Move:
+        """The M-step. Returns the function that re-reads older sums from the new parameters."""
         self.weights.maximise(sums["count"])
-        return self.components.maximise(sums, carry)
+        move = self.components.maximise(sums)
+        if self.memory is not None:
+            self.memory.keep(move({name: sums[name] for name in self.memory.names}))
+        return move
+
+    def remembered(self) -> Sums:
+        """The sums that the present parameters came from, for families that keep them; else nothing."""
+        return {} if self.memory is None else self.memory.sums()
 
     def implied(self, rows: float) -> Sums:
         """The sums of `rows` rows that would give the current parameters back."""
@@ -144,11 +242,14 @@ class Mixture(nn.Module):
         return self.weights.log_prior() + self.components.log_prior()
 
     def start(self, batches: Callable[[], Iterable[Batch]], seed: int) -> None:
-        """k-means++ (Arthur & Vassilvitskii 2007) and a few Lloyd steps on up to 20,000 rows, then one M-step from the
+        """Where EM begins: when every member is a named class, all rows' parameters for each of them; else k-means++ (Arthur & Vassilvitskii 2007) and a few Lloyd steps on up to 20,000 rows, then one M-step from the
         hard assignment; with several restarts, the one that is likeliest after a few EM steps on those rows. Holes take
         the column mean for k-means only."""
         rows, observed, y = spread_rows(batches, _START_ROWS)
         size = self.components.size
+        if self.classes == size:
+            self.components.begin(rows, observed)
+            return
         if len(rows) < size:
             raise DataError(f"components={size}: there are only {len(rows)} training rows; ask for at most as many")
         filled = _filled(rows, observed)

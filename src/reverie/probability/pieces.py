@@ -5,6 +5,7 @@ Small products and element-wise steps leave a second core idle when each is spli
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -48,7 +49,7 @@ def in_parallel(
             return work(part)
 
     cuts = [round(len(pieces) * worker / workers) for worker in range(workers + 1)]
-    parts = [pieces[a:b] for a, b in zip(cuts[:-1], cuts[1:], strict=True)]
+    parts = [pieces[a:b] for a, b in itertools.pairwise(cuts)]
     torch.set_num_threads(1)
     try:
         with ThreadPoolExecutor(workers) as pool:

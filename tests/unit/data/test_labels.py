@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from reverie.data.reading import infer
+from reverie.data.schema import Schema
 from reverie.errors import DataError, SchemaMismatch
 
 X = np.arange(12.0).reshape(6, 2)
@@ -91,7 +92,9 @@ def test_bad_labels_say_what_to_do():
     assert "y.astype(int)" in bad([1.0, 2.0] * 3)
     assert "kinds={'y': 'number'}" in bad([1.0, 2.0] * 3)
     assert "no value in row 1" in bad([1.5, np.nan] * 3)
-    assert "no value in row 0" in bad([None, "a"] * 3)
+    assert "no value in row 0" in bad([None, 1.5] * 3)
+    assert "no value in row 1" in bad([1.0, np.nan] * 3, kinds={"y": "number"})
+    assert "no value in any row" in bad([None] * 6)
     assert "one label or number for each of the 6 rows" in bad(3)
     assert "give the labels themselves" in bad("labels")
     assert "holds dates" in bad(pd.to_datetime(["2020"] * 6))
@@ -118,7 +121,8 @@ def test_unknown_labels_list_the_classes():
         (schema, "1", 2, ["no class '1'", "did you mean 1 (int)"]),
         (schema, [0, 1, 5], 3, ["no class 5"]),
         (schema, [0, 1], 3, ["2 rows where 3"]),
-        (schema, [0.0, np.nan], 2, ["no value in row 1"]),
+        (schema, [np.nan, 5.0], 2, ["no class 5"]),
+        (infer(X, np.linspace(0.5, 1.5, 6))[0], [0.0, np.nan], 2, ["no value in row 1"]),
         (words, "cats", 1, ["no class 'cats'", "did you mean 'cat'", "Classes: 'cat', 'dog'"]),
         (vector, np.zeros(2), 4, ["takes (3,)"]),
         (vector, np.full(3, np.nan), 4, ["missing or infinite"]),
@@ -130,3 +134,49 @@ def test_unknown_labels_list_the_classes():
             chosen.read_y(y, n)
         for word in wanted:
             assert word in str(caught.value), (word, str(caught.value))
+
+
+@pytest.mark.parametrize(
+    ("y", "codes", "categories"),
+    [
+        ([None, "a", "b", None, "a", "b"], [-1, 0, 1, -1, 0, 1], ("a", "b")),
+        ([0, None, 2, 0, 2, None], [0, -1, 1, 0, 1, -1], (0, 2)),
+        ([True, None, False, None, True, True], [1, -1, 0, -1, 1, 1], (False, True)),
+        (np.array([0, np.nan, 1, 1, np.nan, 0]), [0, -1, 1, 1, -1, 0], (0, 1)),
+        (np.array(["x", None, "y", "x", None, None], dtype=object), [0, -1, 1, 0, -1, -1], ("x", "y")),
+        (torch.tensor([3, np.nan, 4, 3, 4, 4]), [0, -1, 1, 0, 1, 1], (3, 4)),
+        (pd.Series([1.0, np.nan, 2, 1, 2, 2], name="lab"), [0, -1, 1, 0, 1, 1], (1, 2)),
+        (pd.Series(["u", None, "v", "u", "v", "v"], name="lab"), [0, -1, 1, 0, 1, 1], ("u", "v")),
+        (pd.Series([1, None, 2, 1, 2, 2], dtype="Int64", name="lab"), [0, -1, 1, 0, 1, 1], (1, 2)),
+        (pd.Series(pd.Categorical(["b", None, "a"] * 2, ["b", "a"])), [0, -1, 1, 0, -1, 1], ("b", "a")),
+    ],
+)
+def test_missing_labels_come_back(y, codes, categories):
+    schema, table = infer(X, y)
+    field = schema.condition
+    assert (field.kind, field.nullable, field.categories) == ("category", True, categories)
+    assert [type(value) for value in field.categories] == [type(value) for value in categories]
+    assert table[field.name].tolist() == codes
+    assert schema.read(X, y)[field.name].tolist() == codes
+    assert Schema.from_json(schema.to_json()) == schema
+    back = schema.restore_y(table)
+    assert type(back) is type(y)
+    if isinstance(y, pd.Series):
+        pd.testing.assert_series_equal(back, y, check_names=False)
+    elif isinstance(y, list):
+        assert back == y
+    else:
+        assert back.dtype == y.dtype
+        assert pd.isna(np.asarray(back)).tolist() == pd.isna(np.asarray(y)).tolist()
+        seen = ~pd.isna(np.asarray(y))
+        assert np.asarray(back)[seen].tolist() == np.asarray(y)[seen].tolist()
+    complete = schema.restore_y(np.array([0, 1, 1, 0]))
+    assert not pd.isna(np.asarray(pd.Series(complete))).any()
+
+
+def test_a_column_of_a_frame_may_lack_labels():
+    frame = pd.DataFrame({"a": [1.0, 2.0, 3.0], "lab": [1.0, np.nan, 2.0]})
+    schema, table = infer(frame, "lab")
+    assert table["lab"].tolist() == [0, -1, 1]
+    pd.testing.assert_series_equal(schema.restore_y(table), frame["lab"])
+    assert schema.read(frame.iloc[1:], "lab")["lab"].tolist() == [-1, 1]
