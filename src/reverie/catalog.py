@@ -28,6 +28,8 @@ class Family:
     likelihood: str = "none"
     holes: bool = False
     """It learns from rows with missing cells."""
+    needs_y: bool = False
+    """It learns only with y, in one of its `conditions`."""
 
     @property
     def module(self) -> str:
@@ -59,11 +61,7 @@ _BUILT_IN = (
         title="Student mixture",
         summary="Gaussian mixture with heavy tails, learned: robust to outliers",
         can=_MIXTURE,
-        kinds=(
-            "number",
-            "integer",
-            "datetime",
-        ),
+        kinds=("number", "integer", "datetime"),
         conditions=("labels",),
         likelihood="exact",
         holes=True,
@@ -74,13 +72,7 @@ _BUILT_IN = (
         title="Table mixture",
         summary="mixed columns, independent within a component; exact with missing cells",
         can=_MIXTURE,
-        kinds=(
-            "number",
-            "integer",
-            "category",
-            "boolean",
-            "datetime",
-        ),
+        kinds=("number", "integer", "category", "boolean", "datetime"),
         conditions=("labels",),
         likelihood="exact",
         holes=True,
@@ -91,11 +83,7 @@ _BUILT_IN = (
         title="Bernoulli mixture",
         summary="prototypes of bits: binary tables and black and white pictures",
         can=_MIXTURE,
-        kinds=(
-            "boolean",
-            "integer",
-            "image",
-        ),
+        kinds=("boolean", "integer", "image"),
         conditions=("labels",),
         likelihood="exact",
         holes=True,
@@ -106,10 +94,7 @@ _BUILT_IN = (
         title="Categorical mixture",
         summary="latent classes of categories",
         can=_MIXTURE,
-        kinds=(
-            "category",
-            "boolean",
-        ),
+        kinds=("category", "boolean"),
         conditions=("labels",),
         likelihood="exact",
         holes=True,
@@ -133,6 +118,25 @@ _BUILT_IN = (
         can=_MIXTURE,
         kinds=("number", "integer", "category", "boolean", "datetime", "image"),
         conditions=("labels",),
+        likelihood="exact",
+        holes=True,
+        needs_y=True,
+    ),
+    Family(
+        name="hmm",
+        path="reverie.models.hmm:HMM",
+        title="Hidden Markov model",
+        summary="sequences of numbers, counts, symbols or mixed columns, with a hidden state per step",
+        can=_MIXTURE,
+        kinds=("sequence", "text"),
+        conditions=("steps",),
+        functions=(
+            "hmm.viterbi",
+            "hmm.sample_paths",
+            "hmm.forecast",
+            "hmm.one_step_log_prob",
+            "hmm.parameters",
+        ),
         likelihood="exact",
         holes=True,
     ),
@@ -212,12 +216,13 @@ def who_takes(
     but: str | None = None,
 ) -> str:
     """The families that learn from all these field kinds (and take such a condition, have the verb, take missing cells),
-    as text for an error message; `but` is the family that has just refused."""
+    as text for an error message; `but` is the family that has just refused. Without a condition, families that need y
+    are left out."""
     fit = [
         name
         for name, row in families().items()
         if kinds <= set(row.kinds)
-        and (condition is None or condition in row.conditions)
+        and (not row.needs_y if condition is None else condition in row.conditions)
         and (verb is None or verb in row.can)
         and (row.holes or not holes)
         and name != but

@@ -17,11 +17,13 @@ from torch import Tensor, nn
 
 from reverie import catalog, config, serial
 from reverie.data.codec import codec_from_json
-from reverie.data.dataset import Dataset
 from reverie.data.maps import Codec, Prepared
 from reverie.data.schema import Schema
+from reverie.data.sequences import SequenceCodec
+from reverie.data.space import Points
 from reverie.data.table import Table
-from reverie.errors import CheckpointError, InvalidOption, SchemaMismatch, Unsupported, did_you_mean
+from reverie.errors import CheckpointError, InvalidOption, Unsupported, did_you_mean
+from reverie.intake import Intake, one_hot
 from reverie.rng import LatticeNoise, Noise, RowNoise, stream
 
 NEEDS: dict[str, tuple[str, ...]] = {
@@ -76,6 +78,7 @@ class Model:
         self.warnings = warnings or []
         self.info = info or {}
         self.chunk = _CHUNK
+        self.intake = Intake(schema, codec, self.family)
 
     # ------------------------------------------------------------------ what it is
 
@@ -126,32 +129,86 @@ class Model:
 
     # ------------------------------------------------------------------ verbs
 
-    def sample(self, n: int, *, y: Any = None, seed: int | None = None, return_y: bool = False, **options: Any) -> Any:
+    def sample(
+        self,
+        n: int,
+        *,
+        y: Any = None,
+        seed: int | None = None,
+        return_y: bool = False,
+        length: int | None = None,
+        **options: Any,
+    ) -> Any:
         """Draw `n` examples, in the form of the training data.
 
         y: one value for all rows, or n of them; without it a conditional model draws y as often as it occurred in
-        training (`return_y=True` returns (examples, y)). options are the family's (`model.sample_options`).
+        training (`return_y=True` returns (examples, y)). Sequences have `length` steps, or as many as training
+        sequences had. options are the family's (`model.sample_options`).
         """
         self._require("sample")
         _check_count(n, "n")
         self._check_options("sample", options)
         seed = secrets.randbits(62) if seed is None else check_seed(seed)
-        condition, user_y = self._condition_rows(y, n, seed)
+        if self.codec.space.sequence:
+            return self._sample_sequences(n, y, seed, return_y, length, options)
+        if length is not None:
+            raise InvalidOption(f"length: this {self.family} learned rows, not sequences; leave length out")
+        condition, user_y = self.intake.conditions(y, n, seed)
         tables = []
         for start in range(0, n, self.chunk):
             rows = min(self.chunk, n - start)
-            noise = self._noise(seed, "sample", rows, start)
-            part = None if condition is None else condition[start : start + rows]
+            part = None if condition is None else condition[start : start + rows].to(self.device)
             with torch.inference_mode():
-                x = self.network.sample(noise, part, **options)  # type: ignore[operator]
+                x = self.network.sample(self._noise(seed, "sample", rows, start), part, **options)  # type: ignore[operator]
             tables.append(self.codec.decode(x))
         examples = self.schema.restore(Table.concat(tables))
         return (examples, user_y) if return_y else examples
 
+    def _sample_sequences(
+        self, n: int, y: Any, seed: int, return_y: bool, length: int | None, options: dict[str, Any]
+    ) -> Any:
+        """`sample` for sequences; labels per step are drawn from the chain when y is not given."""
+        codec, network = self.codec, self.network
+        assert isinstance(codec, SequenceCodec)
+        if length is not None:
+            _check_count(length, "length")
+        condition, user_y = self.intake.conditions(y, n, seed)
+        if condition is not None and self.intake.per_step:
+            lengths = torch.from_numpy(self.schema.step_lengths(y, n))
+            if length is not None:
+                raise InvalidOption("length: y gives every sequence its length; leave length out")
+        elif length is not None:
+            lengths = torch.full((n,), length)
+        else:
+            lengths = codec.draw_lengths(RowNoise(stream(seed, "lengths"), n))
+        starts = lengths.cumsum(0) - lengths
+        tables, codes = [], []
+        for start in range(0, n, self.chunk):
+            rows = min(self.chunk, n - start)
+            own = lengths[start : start + rows]
+            noise = self._noise(seed, "sample", rows, start)
+            part = condition
+            if condition is not None and self.intake.per_step:
+                part = condition[starts[start] : starts[start] + own.sum()]
+            elif condition is not None:
+                part = condition[start : start + rows]
+            with torch.inference_mode():
+                if part is None and self.intake.per_step:
+                    drawn = network.draw_labels(self._noise(seed, "labels", rows, start), own)  # type: ignore[operator]
+                    codes.append(drawn.cpu().numpy())
+                    part = one_hot(drawn, codec.space.condition_width, codec.space.torch_dtype)
+                x = network.sample(noise, _moved(part, self.device), lengths=own, **options)  # type: ignore[operator]
+            tables.append(codec.decode(x))
+        examples = self.schema.restore(Table.concat(tables))
+        if not return_y:
+            return examples
+        return (examples, self.intake.step_labels(tables, np.concatenate(codes)) if codes else user_y)
+
     @property
     def sample_options(self) -> dict[str, Any]:
         """The family's sampling options and their defaults."""
-        return _keyword_options(self.network.sample)
+        options = _keyword_options(self.network.sample)
+        return {name: default for name, default in options.items() if name != "lengths"}
 
     def log_prob(
         self, X: Any, y: Any = None, *, seed: int = 0, dequantisation: int = 8, **options: Any
@@ -167,7 +224,7 @@ class Model:
         seed = check_seed(seed)
         self._check_options("log_prob", options)
         parts = []
-        for start, prepared in self._prepared(X, y):
+        for start, _, prepared in self.intake.prepared(X, y, self.chunk):
             parts.append(self._log_prob_rows(prepared, start, seed, dequantisation, options))
         return torch.cat(parts).numpy() if parts else np.empty(0)
 
@@ -189,11 +246,12 @@ class Model:
             total += value if further is None else value + further
         return total / len(draws) + rows.log_det
 
-    def _marginal(self, x: Tensor, rows: Prepared, key: tuple[int, str, int, int], options: dict[str, Any]) -> Tensor:
+    def _marginal(self, x: Points, rows: Prepared, key: tuple[int, str, int, int], options: dict[str, Any]) -> Tensor:
         """log p(x | y), or log sum_y p(y) p(x | y) with the same noise (`key`) for every class."""
         x, observed = x.to(self.device), _moved(rows.observed, self.device)
         log_prob: Any = self.network.log_prob
-        if rows.y is not None or self.codec.condition is None:
+        alone = getattr(self.network, "marginalises", False)  # sums y out by itself
+        if rows.y is not None or self.codec.condition is None or alone:
             given: Tensor = log_prob(x, observed, _moved(rows.y, self.device), self._noise(*key), **options)
             return given.double()
         frequencies = self.codec.condition.frequencies
@@ -214,15 +272,51 @@ class Model:
         """(n,) scores, higher = more abnormal: `-log_prob`."""
         return -self.log_prob(X, y, **options)
 
-    def bits_per_dim(self, X: Any, y: Any = None, **options: Any) -> NDArray[Any]:
-        """(n,) -log2 p(x) per column or pixel."""
-        cells = sum(math.prod(field.shape) for field in self.schema.data_fields)
-        return -self.log_prob(X, y, **options) / (math.log(2) * cells)
+    def anomaly_attribution(self, X: Any, y: Any = None, **options: Any) -> Any:
+        """Which columns make a row abnormal: -log p(x_j | the row's other columns), (n, columns), in nats.
 
-    def encode(self, X: Any, y: Any = None) -> NDArray[Any]:
-        """(n, d) codes: responsibilities, hidden probabilities or latent means, as the family has them."""
+        Large where the column disagrees with the rest of its row; 0 where its cell is missing. In the form of X: a
+        DataFrame for a DataFrame, else an array. For rows of tables whose model takes missing cells.
+        """
+        self._require("impute")
+        whole = self.log_prob(X, y, **options)
+        table = Table.concat([table for _, table in self.intake.tables(X, y, self.chunk)])
+        found: dict[str, NDArray[Any]] = {}
+        for field in self.schema.data_fields:
+            if field.kind in ("image", "sequence", "text"):
+                raise Unsupported(f"anomaly_attribution is for the columns of tables, not for {field.kind} data")
+            for position in range(max(field.width, 1)):
+                hidden = self.schema.restore(
+                    table.with_columns({field.name: field.hidden(table[field.name], position)})
+                )
+                name = field.name if not field.shape else f"{field.name}[{position}]"
+                found[name] = self.log_prob(hidden, self._y_of(table, y), **options) - whole
+        if self.schema.container != "dataframe":
+            return np.column_stack(list(found.values()))
+        import pandas as pd
+
+        return pd.DataFrame(found, index=getattr(X, "index", None))
+
+    def _y_of(self, table: Table, y: Any) -> Any:
+        return None if y is None else self.schema.restore_y(table)
+
+    def bits_per_dim(self, X: Any, y: Any = None, **options: Any) -> NDArray[Any]:
+        """(n,) -log2 p(x) per column or pixel, and per step of sequences."""
+        cells: Any = sum(math.prod(field.shape) for field in self.schema.data_fields)
+        if self.codec.space.sequence:
+            tables = [table for _, table in self.intake.tables(X, y, self.chunk)]
+            cells = cells * self.intake.lengths(Table.concat(tables))
+        return np.asarray(-self.log_prob(X, y, **options) / (math.log(2) * cells))
+
+    def encode(self, X: Any, y: Any = None) -> Any:
+        """(n, d) codes: responsibilities, hidden probabilities or latent means, as the family has them.
+
+        For sequences codes are per step: a list of (T, d), or for a long DataFrame one row for each of its rows.
+        """
         self._require("encode")
-        return np.concatenate([codes.cpu().numpy() for _, codes, _ in self._codes(X, y)])
+        found = list(self._codes(X, y))
+        codes = np.concatenate([codes.cpu().numpy() for _, codes, _ in found])
+        return self.intake.steps([table for table, _, _ in found], codes) if self.codec.space.sequence else codes
 
     def decode(self, Z: Any, y: Any = None) -> Any:
         """(n, d) codes -> examples in the form of the training data."""
@@ -235,7 +329,7 @@ class Model:
         if codes.ndim != 2 or codes.shape[1] != width or not torch.isfinite(codes).all():
             raise InvalidOption(f"decode: codes must be finite, of shape (n, {width}); got {tuple(codes.shape)}")
         self._require_y(y)
-        condition, _ = self._condition_rows(y, len(codes), 0)
+        condition, _ = self.intake.conditions(y, len(codes), 0)
         with torch.inference_mode():
             x = self.network.decode(codes.to(self.device), _moved(condition, self.device))  # type: ignore[operator]
         return self.schema.restore(self.codec.decode(x))
@@ -260,7 +354,7 @@ class Model:
         weights = torch.linspace(0, 1, steps, dtype=first.dtype, device=first.device)
         with torch.inference_mode():
             path = torch.stack([self.network.blend(first, second, t) for t in weights], 1).flatten(0, 1)  # type: ignore[operator]
-            condition, _ = self._condition_rows(y, len(first), 0)
+            condition, _ = self.intake.conditions(y, len(first), 0)
             if condition is not None:
                 condition = condition.to(self.device).repeat_interleave(steps, 0)
             x = self.network.decode(path, condition)  # type: ignore[operator]
@@ -276,15 +370,16 @@ class Model:
         seed = check_seed(seed)
         if n_draws is not None:
             _check_count(n_draws, "n_draws")
-        if self.codec.condition is not None and y is None:
+        alone = getattr(self.network, "marginalises", False)
+        if self.codec.condition is not None and y is None and not alone:
             raise InvalidOption("y: this model was trained with y: pass y, on which what is missing depends")
         results = [self._impute_once(X, y, None if n_draws is None else draw, seed) for draw in range(n_draws or 1)]
         return results if n_draws is not None else results[0]
 
     def _impute_once(self, X: Any, y: Any, draw: int | None, seed: int) -> Any:
         tables = []
-        for start, raw in self._tables(X, y):
-            prepared = self._prepare(raw, y is not None, holes=True)
+        for start, raw in self.intake.tables(X, y, self.chunk, filling=True):
+            prepared = self.intake.prepare(raw, y is not None, holes=True)
             x = self.codec.noise(prepared.x, self._noise(seed, "impute noise", len(prepared), start))
             observed = prepared.observed
             if observed is not None:
@@ -294,43 +389,50 @@ class Model:
                     x = self.network.conditional(  # type: ignore[operator]
                         x.to(self.device), observed.to(self.device), condition, noise, mean=draw is None
                     )
-            tables.append(
-                _fill(raw.select([f.name for f in self.schema.data_fields]), self.codec.decode(x), self.schema)
-            )
+            tables.append(self.schema.fill(raw, self.codec.decode(x)))
         return self.schema.restore(Table.concat(tables))
 
-    def predict_proba(self, X: Any) -> NDArray[Any]:
-        """(n, classes) P(y | x), with the classes in the order of `classes`; missing cells are summed out."""
-        self._require("predict_proba")
-        parts = []
-        for start, prepared in self._prepared(X, None):
+    def _classified(self, X: Any) -> tuple[list[Table], NDArray[Any]]:
+        tables, parts = [], []
+        for start, table, prepared in self.intake.prepared(X, None, self.chunk):
             x = self.codec.noise(prepared.x, self._noise(0, "binarise", len(prepared), start)).to(self.device)
             with torch.inference_mode():
                 log_p = self.network.classify(x, _moved(prepared.observed, self.device))  # type: ignore[operator]
+            tables.append(table)
             parts.append(log_p.exp().double().cpu())
-        return torch.cat(parts).numpy()
+        return tables, torch.cat(parts).numpy()
+
+    def predict_proba(self, X: Any) -> Any:
+        """(n, classes) P(y | x), with the classes in the order of `classes`; missing cells are summed out.
+
+        For labels per step: a list of (T, classes), or one row for each row of a long DataFrame.
+        """
+        self._require("predict_proba")
+        tables, found = self._classified(X)
+        return self.intake.steps(tables, found) if self.intake.per_step else found
 
     def predict(self, X: Any) -> Any:
-        """The likeliest class of each row, in the form y had in training."""
+        """The likeliest class of each row (or step), in the form y had in training."""
         self._require("predict")
-        field = self.schema.condition
-        assert field is not None
-        codes = self.predict_proba(X).argmax(1)
-        return self.schema.restore_y(Table({field.name: codes}, len(codes)))
+        tables, found = self._classified(X)
+        codes = found.argmax(1)
+        if self.intake.per_step:
+            return self.intake.step_labels(tables, codes)
+        return self.intake.labels(Table({}, len(codes)), codes)
 
     @property
     def classes(self) -> tuple[Any, ...]:
         """The classes of y, in the order of `predict_proba`'s columns; empty without classes."""
         field = self.schema.condition
-        if field is None or field.kind not in ("category", "boolean"):
+        if field is None or field.one_step.kind not in ("category", "boolean"):
             return ()
-        return (False, True) if field.kind == "boolean" else tuple(field.categories or ())
+        return (False, True) if field.one_step.kind == "boolean" else tuple(field.categories or ())
 
     def energy(self, X: Any) -> NDArray[Any]:
         """(n,) E(x) with p(x) = exp(-E(x)) / Z: the free energy where hidden units are summed out."""
         self._require("energy")
         parts = []
-        for start, prepared in self._prepared(X, None):
+        for start, _, prepared in self.intake.prepared(X, None, self.chunk):
             x = self.codec.noise(prepared.x, self._noise(0, "binarise", len(prepared), start))
             with torch.inference_mode():
                 parts.append(self.network.energy(x.to(self.device)).double().cpu())  # type: ignore[operator]
@@ -350,7 +452,7 @@ class Model:
         )
 
     def _require_y(self, y: Any) -> None:
-        if self.codec.condition is not None and y is None:
+        if self.codec.condition is not None and y is None and not getattr(self.network, "marginalises", False):
             raise InvalidOption("y: this model was trained with y: pass y, which its encoder and decoder also read")
 
     def _check_options(self, verb: str, options: dict[str, Any]) -> None:
@@ -365,72 +467,14 @@ class Model:
     def _noise(self, seed: int, name: str, rows: int, start: int) -> RowNoise:
         return RowNoise(stream(seed, name), rows, start=start, device=self.device, dtype=self.codec.space.torch_dtype)
 
-    def _condition_rows(self, y: Any, n: int, seed: int) -> tuple[Tensor | None, Any]:
-        """y for n rows as the network wants it, and as the user would see it."""
-        if self.codec.condition is None:
-            if y is not None:
-                raise InvalidOption(f"y: this {self.family} was trained without y. Fit it with y, or leave y out here")
-            return None, None
-        if y is None:
-            values = self.codec.condition.draw(RowNoise(stream(seed, "y"), n))
-        else:
-            values = self.schema.read_y(y, n)
-        assert self.schema.condition is not None
-        user_y = self.schema.restore_y(Table({self.schema.condition.name: values}, n))
-        return self.codec.encode_condition(values).to(self.device), user_y
-
-    def _tables(self, X: Any, y: Any) -> Iterator[tuple[int, Table]]:
-        """Chunks of the data as tables, checked against the schema; with the condition column when y is given."""
-        if isinstance(X, Dataset):
-            self.schema.check_same(X.schema)
-            self._check_dataset_y(X, y)
-            start = 0
-            for table in X.chunks(self.chunk):
-                yield start, table
-                start += table.n
-            return
-        table = self.schema.read(X, y)
-        if table.n == 0:
-            raise InvalidOption("X has no rows")
-        for start in range(0, table.n, self.chunk):
-            yield start, table.take(np.arange(start, min(start + self.chunk, table.n)))
-
-    def _check_dataset_y(self, X: Dataset, y: Any) -> None:
-        """A Dataset brings its own y, which is used when y names it."""
-        if y is None:
-            return
-        ours, theirs = self.schema.condition, X.schema.condition
-        if ours is None or theirs is None or not isinstance(y, str) or y != theirs.name:
-            names = "none" if theirs is None else f"y={theirs.name!r}"
-            raise InvalidOption(f"y: X is a Dataset, which brings its own y ({names}); for other labels pass X.X and y")
-        if (ours.name, ours.kind, ours.shape, ours.categories) != (
-            theirs.name,
-            theirs.kind,
-            theirs.shape,
-            theirs.categories,
-        ):
-            raise SchemaMismatch(f"y: the dataset's {theirs.name!r} differs from the one of training; pass X.X and X.y")
-
-    def _prepared(self, X: Any, y: Any) -> Iterator[tuple[int, Prepared]]:
-        if y is not None and self.codec.condition is None:
-            raise InvalidOption(f"y: this {self.family} was trained without y. Leave y out")
-        for start, table in self._tables(X, y):
-            yield start, self._prepare(table, y is not None)
-
-    def _prepare(self, table: Table, with_y: bool, *, holes: bool = False) -> Prepared:
-        condition = self.schema.condition
-        if condition is not None and not with_y and condition.name in table.columns:
-            table = table.select([name for name in table.columns if name != condition.name])
-        return self.codec.prepare(table, holes=holes)
-
-    def _codes(self, X: Any, y: Any) -> Iterator[tuple[int, Tensor, Tensor | None]]:
+    def _codes(self, X: Any, y: Any) -> Iterator[tuple[Table, Tensor, Tensor | None]]:
         self._require_y(y)
-        for start, prepared in self._prepared(X, y):
+        for start, table, prepared in self.intake.prepared(X, y, self.chunk):
             x = self.codec.noise(prepared.x, self._noise(0, "binarise", len(prepared), start)).to(self.device)
             condition = _moved(prepared.y, self.device)
             with torch.inference_mode():
                 codes = self.network.encode(x, _moved(prepared.observed, self.device), condition)  # type: ignore[operator]
-            yield start, codes, condition
+            yield table, codes, condition
 
     # ------------------------------------------------------------------ on disk and on screen
 
@@ -530,12 +574,3 @@ def check_seed(seed: Any) -> int:
     if isinstance(seed, bool) or not isinstance(seed, int | np.integer):
         raise InvalidOption(f"seed: expected a whole number, got {seed!r}")
     return int(seed)
-
-
-def _fill(raw: Table, filled: Table, schema: Schema) -> Table:
-    """`raw` with its missing cells taken from `filled`."""
-    out = {}
-    for field in schema.data_fields:
-        values, other = raw.columns[field.name], filled.columns[field.name]
-        out[field.name] = np.where(field.is_missing(values), other.astype(values.dtype), values)
-    return Table(out, raw.n)

@@ -104,6 +104,16 @@ class Field:
             return np.isnan(column)
         return np.zeros(column.shape, dtype=bool)
 
+    def hidden(self, column: Array, position: int) -> Array:
+        """The column with its cells (those at `position` of a block) missing."""
+        missing = {"boolean": -1, "category": -1, "datetime": NO_DATE}.get(self.kind, np.nan)
+        out = column.copy() if self.kind in ("boolean", "category", "datetime") else column.astype(np.float64)
+        if self.shape:
+            out.reshape(len(out), -1)[:, position] = missing
+        else:
+            out[:] = missing
+        return out
+
     def to_json(self) -> dict[str, Any]:
         """Only what differs from the defaults."""
         out: dict[str, Any] = {"name": self.name, "kind": self.kind, "dtype": self.dtype}
@@ -269,6 +279,10 @@ class Schema:
         if self.condition is not None and self.condition.kind == "sequence":
             return read_step_labels(self.condition, y, n, lengths)
         return read_condition(self.condition, y, n)
+
+    def step_lengths(self, y: Any, n: int) -> Array:
+        """(n,) the number of labels per sequence in a y of labels per step."""
+        return np.array([len(labels) for labels in self.read_y(y, n)], dtype=np.int64)
 
     def to_json(self) -> dict[str, Any]:
         return {"container": self.container, "fields": [field.to_json() for field in self.fields]}

@@ -28,7 +28,7 @@ from reverie.learning.run import Run
 from reverie.model import Model
 from reverie.probability.columns import column_set
 from reverie.probability.exponential_family import Bernoulli, Components, Poisson
-from reverie.probability.gaussian import DiagonalGaussian, FullGaussian, Gaussians, TiedGaussian, gaussians
+from reverie.probability.gaussian import Gaussians, gaussians
 from reverie.probability.mixture import Mixture, PointWeights
 from reverie.probability.student import StudentT
 
@@ -259,17 +259,10 @@ def parameters(model: Model) -> dict[str, NDArray[np.float64]]:
     """
     network, members, codec = _parts(model)
     offset, scale = _scales(codec)
-    shape = model.estimator.covariance
-    if shape in ("full", "low-rank"):
-        covariances = members.covariances().cpu().numpy() * np.outer(scale, scale)
-    elif shape == "tied":
-        covariances = members.covariances()[0].cpu().numpy() * np.outer(scale, scale)
-    else:
-        covariances = _spread(members).cpu().numpy() * (scale**2 if shape == "diag" else scale[0] ** 2)
     return {
         "weights": network.weights.mean().cpu().numpy().copy(),
         "means": offset + members.mean.cpu().numpy() * scale,
-        "covariances": covariances,
+        "covariances": members.in_units(scale),
     }
 
 
@@ -278,39 +271,20 @@ def with_parameters(
 ) -> Model:
     """A model with these parameters, in data units, for data like X: a start for `fit(X, start=...)`, or a mixture
     fitted elsewhere."""
-    if estimator.covariance == "low-rank":
-        raise Unsupported("with_parameters takes covariances in full, tied, diag and spherical shape, not low-rank")
     data = as_dataset(X)
     codec = fit_codec(data.schema, estimator.wants(data.schema), data)
     network = estimator.build(codec.space)
     model = Model(estimator, data.schema, codec, network, info={})
     _, members, table_codec = _parts(model)
     offset, scale = _scales(table_codec)
-    w, m, c = (np.asarray(a, dtype=np.float64) for a in (weights, means, covariances))
-    if estimator.covariance in ("full", "tied"):
-        c = c / np.outer(scale, scale)
-    else:
-        c = c / (scale**2 if estimator.covariance == "diag" else scale[0] ** 2)
-    targets = (network.weights.mean(), members.mean, _spread(members))
-    for name, value, buffer in zip(
-        ("weights", "means", "covariances"), (w, (m - offset) / scale, c), targets, strict=True
-    ):
-        if value.shape != tuple(buffer.shape) or not np.isfinite(value).all():
-            raise InvalidOption(f"{name}: expected finite numbers of shape {tuple(buffer.shape)}, got {value.shape}")
-        buffer.copy_(torch.from_numpy(value))
+    w = np.asarray(weights, dtype=np.float64)
+    if w.shape != (estimator.components,) or not np.isfinite(w).all():
+        raise InvalidOption(f"weights: expected finite numbers of shape ({estimator.components},), got {w.shape}")
     if (w <= 0).any() or abs(w.sum() - 1) > 1e-6:
         raise InvalidOption("weights: expected positive numbers that sum to 1")
-    if bool((members.floor < 0).any()):
-        members.floor.fill_(0.0)
+    network.weights.mean().copy_(torch.from_numpy(w))
+    members.set_in_units(offset, scale, *(np.asarray(a, dtype=np.float64) for a in (means, covariances)))
     return model
-
-
-def _spread(members: Gaussians) -> Tensor:
-    """The buffer that holds the covariances."""
-    if isinstance(members, FullGaussian | TiedGaussian):
-        return members.covariance
-    assert isinstance(members, DiagonalGaussian)
-    return members.variance
 
 
 def _parts(model: Model) -> tuple[Mixture, Gaussians, TableCodec]:

@@ -11,11 +11,14 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from reverie.errors import DataError
+from reverie.errors import DataError, InvalidOption, Unsupported
 from reverie.probability.exponential_family import (
     EMPTY,
     LOG_2PI,
@@ -61,6 +64,39 @@ class Gaussians(Components):
     @abstractmethod
     def _spread(self, variance: Tensor) -> None:
         """Covariances diag(variance) for every member."""
+
+    @abstractmethod
+    def _shaped(self) -> Tensor:
+        """The covariances in their own shape; a buffer, or for low rank what it stands for."""
+
+    def _unit(self, scale: NDArray[np.float64]) -> Any:
+        """Squared data units per squared model unit, in the shape of the covariances."""
+        return np.outer(scale, scale)
+
+    def in_units(self, scale: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Covariances in data units: (K, d, d), tied (d, d), diag (K, d), spherical (K,). scale (d,) is data units per
+        model unit."""
+        shaped = self._shaped().cpu().numpy()
+        return np.asarray(shaped * self._unit(scale))
+
+    def set_in_units(
+        self,
+        offset: NDArray[np.float64],
+        scale: NDArray[np.float64],
+        means: NDArray[np.float64],
+        covariances: NDArray[np.float64],
+    ) -> None:
+        """Take means (K, d) and covariances (in this shape) given in data units, data = offset + scale * model."""
+        own = self._shaped()
+        if isinstance(self, LowRankGaussian):
+            raise Unsupported("parameters are set in full, tied, diag and spherical shape, not low-rank")
+        for name, value, like in (("means", means, self.mean), ("covariances", covariances, own)):
+            if value.shape != tuple(like.shape) or not np.isfinite(value).all():
+                raise InvalidOption(f"{name}: expected finite numbers of shape {tuple(like.shape)}, got {value.shape}")
+        self.mean.copy_(torch.from_numpy((means - offset) / scale))
+        own.copy_(torch.from_numpy(covariances / self._unit(scale)))
+        if bool((self.floor < 0).any()):
+            self.floor.fill_(0.0)
 
     def begin(self, rows: Tensor, observed: Tensor | None) -> None:
         seen = torch.ones_like(rows, dtype=torch.float64) if observed is None else observed.double()
@@ -108,6 +144,12 @@ class DiagonalGaussian(Gaussians, SharedFeatures):
 
     def variances(self) -> Tensor:
         return self.variance
+
+    def _shaped(self) -> Tensor:
+        return self.variance
+
+    def _unit(self, scale: NDArray[np.float64]) -> Any:
+        return scale**2
 
     def covariances(self) -> Tensor:
         return torch.diag_embed(self.variances())
@@ -208,6 +250,9 @@ class SphericalGaussian(DiagonalGaussian):
 
     def _variance_shape(self) -> tuple[int, ...]:
         return (self.size,)
+
+    def _unit(self, scale: NDArray[np.float64]) -> Any:
+        return scale[0] ** 2
 
     def variances(self) -> Tensor:
         return self.variance[:, None].expand(-1, self.width)
@@ -437,6 +482,9 @@ class FullGaussian(FeaturedGaussians):
     def covariances(self) -> Tensor:
         return self.covariance
 
+    def _shaped(self) -> Tensor:
+        return self.covariance
+
     def _spread(self, variance: Tensor) -> None:
         self.covariance.copy_(torch.diag(variance).expand_as(self.covariance))
 
@@ -560,6 +608,9 @@ class TiedGaussian(FeaturedGaussians):
 
     def covariances(self) -> Tensor:
         return self.covariance.expand(self.size, -1, -1)
+
+    def _shaped(self) -> Tensor:
+        return self.covariance
 
     def _spread(self, variance: Tensor) -> None:
         self.covariance.copy_(torch.diag(variance))
@@ -685,6 +736,9 @@ class LowRankGaussian(CorrelatedGaussians):
         waves = torch.arange(1, rank + 1)[None] * (torch.arange(width)[:, None] + 0.5) * (math.pi / width)
         self.register_buffer("loading", torch.cos(waves).double().expand(size, -1, -1).clone() * 0.5)
         self.register_buffer("variance", torch.ones(size, width, dtype=torch.float64))
+
+    def _shaped(self) -> Tensor:
+        return self.covariances()
 
     def covariances(self) -> Tensor:
         return self.loading @ self.loading.transpose(1, 2) + torch.diag_embed(self.variance)

@@ -1,0 +1,693 @@
+"""Hidden Markov model: p(x, z) = pi(z_1) prod_t A(z_{t-1}, z_t) p(x_t | z_t), learned by Baum-Welch (Baum et al. 1970).
+
+Steps may hold any columns: numbers, grid points, counts, bits, symbols, or several together. What is missing in a step is
+integrated out, a step missing altogether says nothing; sequences may have any lengths. Labels per step, where there are
+some, name states and take part as known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from pydantic import Field
+from torch import Tensor, nn
+
+from reverie.config import recipe
+from reverie.data.codec import fit_codec
+from reverie.data.dataset import as_dataset
+from reverie.data.schema import Schema
+from reverie.data.sequences import SequenceCodec
+from reverie.data.space import Batch, Ragged, Space, Wants
+from reverie.data.table import Table
+from reverie.errors import DataError, InvalidOption, Unsupported
+from reverie.estimator import Estimator
+from reverie.inference import message_passing as mp
+from reverie.inference.kmeans import kmeans
+from reverie.inference.layout import Layout
+from reverie.learning.em import ExpectationMaximisation
+from reverie.learning.phases import Phase
+from reverie.learning.run import Run
+from reverie.model import Model, check_seed
+from reverie.probability.columns import column_set
+from reverie.probability.exponential_family import EMPTY, Components, Sums
+from reverie.probability.gaussian import Gaussians
+from reverie.probability.grouped import Grouped
+from reverie.rng import Noise, RowNoise, generator, stream
+
+_DECAY = 0.65
+_START_STEPS = 20_000
+_TRIALS = 5
+_LENGTHS = 256
+_SELF = 2.0
+"""How many times likelier than moving a state is to stay, before any data are seen."""
+
+
+@recipe
+class HMM(Estimator):
+    """Hidden Markov model over sequences of numbers, counts, symbols or mixed columns."""
+
+    family: ClassVar[str] = "hmm"
+    defaults: ClassVar[dict[str, Any]] = {"epochs": 100, "batch_size": 4096}
+
+    states: int = Field(default=4, ge=1)
+    """Number of hidden states; with labels per step the first ones are the classes."""
+    covariance: Literal["full", "tied", "diag", "spherical", "low-rank"] = "diag"
+    """Shape of each state's covariance over the numeric columns."""
+    rank: int = Field(default=2, ge=1)
+    """Factors of each low-rank covariance."""
+    mixture: int = Field(default=1, ge=1)
+    """Components of every state's own mixture; 1 for a plain emission."""
+    integers: Literal["normal", "poisson"] = "normal"
+    """Whole numbers: normal (the mass of a normal in each cell, or noise within the cell where columns are correlated),
+    or Poisson counts."""
+    topology: Literal["any", "left-to-right", "cyclic"] = "any"
+    """Which moves there are: all; to the same and the next state, from the first on; the same and going round."""
+    allowed: tuple[tuple[bool, ...], ...] | None = None
+    """Which moves there are, as a matrix from row to column, in place of a topology."""
+    transition_prior: float = Field(default=0.0, ge=0)
+    """Pseudo-count of every allowed move and first state."""
+    sticky: float = Field(default=0.0, ge=0)
+    """Further pseudo-count of staying in each state."""
+    smoothing: float = Field(default=0.01, ge=0)
+    """Pseudo-count of every symbol, category and bit value in each state, and of the overall rate for counts."""
+    prior: float = Field(default=0.0, ge=0)
+    """Pseudo-steps with the data's own variances that pull every covariance towards them."""
+    floor: float | None = Field(default=None, ge=0)
+    """Added to every variance, in squared data units; by default 1e-6 of each column's variance."""
+    restarts: int = Field(default=1, ge=1)
+    """Starts to try on a part of the sequences; the likeliest goes on."""
+    stepwise: bool = False
+    """Update after every batch instead of every pass (stepwise EM)."""
+    memory: float = Field(default=0.0, ge=0)
+    """With fit(X, start=model): how many steps the start counts for, as a prior made of what it has seen."""
+    tol: float = Field(default=1e-4, ge=0)
+    """Stop when three passes gain less than this together, in nats per step; 0 uses the whole budget."""
+    dtype: Literal["float64", "float32"] = "float64"
+    """Precision of the data and of densities; sums are float64 either way."""
+
+    def __post_init__(self) -> None:
+        if self.allowed is not None:
+            mask = np.array([list(row) + [False] * (self.states - len(row)) for row in self.allowed], dtype=bool)
+            if len(self.allowed) != self.states or any(len(row) != self.states for row in self.allowed):
+                raise InvalidOption(f"allowed: expected a {self.states} x {self.states} matrix of True and False")
+            if not mask.any(1).all():
+                raise InvalidOption(
+                    f"allowed: state {int(np.argmin(mask.any(1)))} has no move; allow it to stay at least"
+                )
+            if self.topology != "any":
+                raise InvalidOption("allowed: give it or a topology, not both")
+
+    def wants(self, schema: Schema) -> Wants:
+        # Columns that are correlated given the state need reals; else grid points keep a probability of their own.
+        discrete = "native" if self.covariance == "diag" else "dequantise"
+        return Wants(
+            family=self.family,
+            kinds=frozenset({"sequence", "text"}),
+            numbers="centre" if self.covariance == "spherical" else "standardise",
+            discrete="counts" if self.integers == "poisson" else discrete,  # type: ignore[arg-type]
+            missing="mask",
+            symbols=True,
+            unseen="missing",
+            conditions=frozenset({"steps"}),
+            partial=True,
+            dtype=self.dtype,
+        )
+
+    def build(self, space: Space) -> ChainNetwork:
+        floor = torch.full((space.width,), 1e-6, dtype=torch.float64)
+        for block in space.spans("real"):
+            if self.floor is not None:
+                scale = torch.tensor(block.scale, dtype=torch.float64)
+                floor[block.start : block.stop] = self.floor / scale.square()
+            elif self.covariance == "spherical":
+                floor[block.start : block.stop] = -1e-6  # relative to the variance found at the start
+
+        def members(count: int) -> Components:
+            return column_set(
+                space,
+                count,
+                floor=floor,
+                smoothing=self.smoothing,
+                prior=self.prior,
+                covariance=self.covariance,
+                rank=self.rank,
+            )
+
+        classes = space.condition.width if space.condition else 0
+        if classes > self.states:
+            raise InvalidOption(f"states={self.states}: y has {classes} classes; ask for at least as many states")
+        emission = Grouped(self.states, self.mixture, members) if self.mixture > 1 else members(self.states)
+        return ChainNetwork(
+            emission,
+            self._mask(),
+            space.torch_dtype,
+            classes=classes,
+            prior=self.transition_prior,
+            sticky=self.sticky,
+            first_only=self.topology == "left-to-right",
+            symbols=tuple(block.start for block in space.spans("symbol")),
+            restarts=self.restarts,
+        )
+
+    def _mask(self) -> Tensor:
+        if self.allowed is not None:
+            return torch.tensor(self.allowed)
+        if self.topology == "any":
+            return torch.ones(self.states, self.states, dtype=torch.bool)
+        ahead = torch.eye(self.states).roll(1, 1).bool()
+        if self.topology == "left-to-right":
+            ahead[-1] = False
+        return torch.eye(self.states).bool() | ahead
+
+    def phases(self, network: nn.Module, run: Run, *, fresh: bool) -> list[Phase]:
+        def learner() -> ExpectationMaximisation:
+            decay = _DECAY if self.stepwise else None
+            return ExpectationMaximisation(network, run, tol=self.tol, fresh=fresh, decay=decay, memory=self.memory)
+
+        return [Phase("em", learner, shuffle=self.stepwise)]
+
+
+class ChainNetwork(nn.Module):
+    """Initial probabilities (K,), transitions (K, K) with rows summing to 1, and K emissions, as buffers.
+
+    x is a `Ragged` of N steps in n sequences; observed (N, width) or None; y (N, classes) one-hot per step, zero where
+    unknown, or None.
+    """
+
+    initial: Tensor
+    transition: Tensor
+    allowed: Tensor
+    lengths: Tensor
+    likelihood = "exact"
+    marginalises = True
+
+    def __init__(
+        self,
+        emission: Components,
+        allowed: Tensor,
+        dtype: torch.dtype,
+        *,
+        classes: int = 0,
+        prior: float = 0.0,
+        sticky: float = 0.0,
+        first_only: bool = False,
+        symbols: tuple[int, ...] = (),
+        restarts: int = 1,
+    ) -> None:
+        super().__init__()
+        states = emission.size
+        self.emission, self.dtype, self.classes, self.symbols = emission, dtype, classes, symbols
+        self.prior, self.sticky, self.restarts = prior, sticky, restarts
+        self.code_width = states
+        start = torch.zeros(states, dtype=torch.float64)
+        start[0] = 1.0
+        self.register_buffer("initial", start if first_only else torch.full_like(start, 1 / states))
+        moves = allowed.double() + _SELF * torch.diag(allowed.diagonal().double())
+        self.register_buffer("transition", moves / moves.sum(1, keepdim=True))
+        self.register_buffer("allowed", allowed, persistent=False)
+        self.register_buffer("lengths", torch.ones(_LENGTHS, dtype=torch.long))
+        self.first_only = first_only
+        self._layouts: dict[tuple[bytes, torch.device], Layout] = {}
+
+    def limits(self, space: Space) -> dict[str, str]:
+        if self.classes:
+            return {}
+        reason = (
+            "it was trained without labels per step, so its states have no names (encode gives their probabilities)"
+        )
+        return {"predict": reason, "predict_proba": reason}
+
+    # ------------------------------------------------------------------ densities
+
+    def layout(self, x: Ragged) -> Layout:
+        """How x's sequences lie side by side; kept for the next pass over the same ones."""
+        key = (x.lengths.cpu().numpy().tobytes(), x.device)
+        if key not in self._layouts:
+            if len(self._layouts) > 64:
+                self._layouts.clear()
+            self._layouts[key] = Layout(x.lengths, self.emission.size, device=str(x.device))
+        return self._layouts[key]
+
+    def log_emission(self, x: Ragged, observed: Tensor | None, y: Tensor | None) -> Tensor:
+        """log p(x_t | z_t = k) of every step, -inf for states that a label rules out, (N, K)."""
+        log_b = self.emission.log_prob(x.values, observed)
+        return log_b if y is None else log_b.add_(self._given(y))
+
+    def _given(self, y: Tensor) -> Tensor:
+        """Labels -> (N, K): 0 for the state named, -inf for the others, all 0 where unknown."""
+        known = y.sum(1, keepdim=True) > 0
+        wide = nn.functional.pad(y.double().log(), (0, self.emission.size - y.shape[1]), value=-torch.inf)
+        return torch.where(known, wide, 0.0)
+
+    def log_prob(self, x: Ragged, observed: Tensor | None, y: Tensor | None, noise: Noise) -> Tensor:
+        """log p(x_observed), or log p(x_observed | y) = log p(x, y) - log p(y) with labels, (n,)."""
+        layout = self.layout(x)
+        joint = mp.filter_forward(self.log_emission(x, observed, y), layout, self.initial, self.transition).log_prob
+        if y is None:
+            return joint
+        return joint - mp.filter_forward(self._given(y), layout, self.initial, self.transition).log_prob
+
+    def encode(self, x: Ragged, observed: Tensor | None, y: Tensor | None) -> Tensor:
+        """p(z_t = k | x), (N, K)."""
+        log_b = self.log_emission(x, observed, y)
+        return mp.posteriors(log_b, self.layout(x), self.initial, self.transition).gamma.clone()
+
+    def classify(self, x: Ragged, observed: Tensor | None) -> Tensor:
+        """log p(y_t | x) of every step over the classes, (N, classes)."""
+        named = self.encode(x, observed, None)[:, : self.classes].double()
+        return (named / named.sum(1, keepdim=True).clamp_min(1e-300)).log()
+
+    # ------------------------------------------------------------------ learning
+
+    def statistics(self, batch: Batch) -> Sums:
+        """The E-step (Rabiner 1989, eqs. 27-40): expected first states and moves, and the emissions' sums."""
+        x = batch.x
+        weight = None if batch.weight is None else batch.weight.double()
+        known = None if batch.y is None else batch.y.sum(1) > 0
+        layout = self.layout(x)
+        if batch.y is not None and known is not None and bool(known.all()):
+            gamma, moves, first = self._count(x, batch.y.double(), weight)
+            log_p = torch.zeros(len(x), dtype=torch.float64, device=x.device)
+        else:
+            log_b = self.log_emission(x, batch.observed, batch.y)
+            found = mp.posteriors(log_b, layout, self.initial, self.transition, weights=weight)
+            gamma, moves, first, log_p = found.gamma, found.transitions, found.first, found.log_prob
+        steps = x.lengths.double().to(log_p.device)
+        if weight is None:
+            rows, total = steps.sum(), log_p.sum()
+        else:
+            rows, total = steps @ weight, log_p @ weight
+            gamma = gamma * torch.repeat_interleave(weight, x.lengths)[:, None]
+        hidden = rows if known is None else (~known).sum().double()
+        sums = self.emission.sums(x.values, batch.observed, gamma)
+        return {
+            **sums,
+            "chain.moves": moves,
+            "chain.first": first,
+            "log_likelihood": total,
+            "rows": rows,
+            "hidden": hidden,
+        }
+
+    def _count(self, x: Ragged, y: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Nothing hidden: states, moves and first states are counted."""
+        gamma = nn.functional.pad(y, (0, self.emission.size - y.shape[1]))
+        row, place = (part.to(x.device) for part in x.places)
+        importance = torch.ones(len(x), dtype=torch.float64, device=x.device) if weight is None else weight
+        later = torch.nonzero(place > 0)[:, 0]
+        moves = (gamma[later - 1] * importance[row[later], None]).t() @ gamma[later]
+        heads = torch.nonzero(place == 0)[:, 0]
+        return gamma, moves, (gamma[heads] * importance[row[heads], None]).sum(0)
+
+    def log_likelihood(self, batch: Batch) -> Tensor:
+        """log p(x_observed, y_known) per sequence and per step of the mean length, (n,)."""
+        log_b = self.log_emission(batch.x, batch.observed, batch.y)
+        return mp.filter_forward(log_b, self.layout(batch.x), self.initial, self.transition).log_prob
+
+    def maximise(self, sums: Sums) -> Callable[[Sums], Sums]:
+        """The M-step. Returns the function that re-reads older sums from the new parameters."""
+        pseudo = self.allowed * (self.prior + self.sticky * torch.eye(len(self.allowed), device=self.allowed.device))
+        moves = (sums["chain.moves"] + pseudo) * self.allowed
+        total = moves.sum(1, keepdim=True)
+        # A state that was never left keeps its row: 0 / 0 says nothing.
+        self.transition.copy_(torch.where(total > EMPTY, moves / total.clamp_min(1e-300), self.transition))
+        if not self.first_only:
+            first = sums["chain.first"] + self.prior
+            self.initial.copy_(first / first.sum())
+        own = {"chain.moves", "chain.first", "log_likelihood", "rows", "hidden"}
+        move = self.emission.maximise({name: value for name, value in sums.items() if name not in own})
+
+        def moved(older: Sums) -> Sums:
+            return {**older, **move({name: value for name, value in older.items() if name not in own})}
+
+        return moved
+
+    def implied(self, rows: float) -> Sums:
+        """Sums of `rows` steps that would give the present parameters back."""
+        share = self._stationary() * rows
+        moves = share[:, None] * self.transition
+        return {
+            **self.emission.implied(share),
+            "moves": moves,
+            "first": self.initial * rows / self.lengths.double().mean(),
+        }
+
+    def remembered(self) -> Sums:
+        return {}
+
+    def _stationary(self) -> Tensor:
+        """Share of the steps that each state has in the long run, from the start."""
+        state, total = self.initial, torch.zeros_like(self.initial)
+        steps = int(self.lengths.double().mean().clamp(1, 1000))
+        for _ in range(steps):
+            total = total + state
+            state = state @ self.transition
+        return total / steps
+
+    def rescue(self, sums: Sums) -> bool:
+        return False  # a chain's unused state is often a fact about the chain
+
+    def log_prior(self) -> Tensor:
+        """Log density of the priors at the current parameters, up to a constant."""
+        logs = self.transition.clamp_min(1e-300).log() * self.allowed
+        first = self.prior * self.initial.clamp_min(1e-300).log().sum() if not self.first_only else 0.0
+        return self.prior * logs.sum() + self.sticky * logs.diagonal().sum() + first + self.emission.log_prior()
+
+    def start(self, batches: Callable[[], Iterable[Batch]], seed: int) -> None:
+        """Emissions from k-means over about 20,000 steps (from a random split of the symbols where there are some, from
+        the place in the sequence for left-to-right chains), moves from the steps so labelled; with several restarts the
+        one that is likeliest after a few passes over those sequences."""
+        x, observed, y, lengths = _spread_sequences(batches, _START_STEPS)
+        self.lengths.copy_(torch.quantile(lengths.double(), torch.linspace(0, 1, _LENGTHS).double()).round().long())
+        self.emission.begin(x.values.double(), observed)
+        if self.classes == self.emission.size and y is not None and bool((y.sum(1) > 0).all()):
+            return
+        if x.values.shape[0] < self.emission.size:
+            raise DataError(f"states={self.emission.size}: there are only {x.values.shape[0]} steps; ask for fewer")
+        batch = Batch(x=x.to(self.dtype), observed=observed, y=y, rows=len(x))
+        best, kept = -torch.inf, None
+        blank = {name: tensor.clone() for name, tensor in self.state_dict().items()}
+        for attempt in range(self.restarts):
+            self.load_state_dict(blank)
+            source = generator(seed, "start") if attempt == 0 else generator(seed, "start", attempt)
+            r = self._first_guess(x, observed, source)
+            if y is not None:
+                known = y.sum(1, keepdim=True) > 0
+                named = nn.functional.pad(y.double(), (0, self.emission.size - y.shape[1]))
+                r = torch.where(known, named, r[:, _matched(named[:, : self.classes].t() @ r)])
+            _, moves, first = self._count(x, r, None)
+            sums = self.emission.sums(x.to(self.dtype).values, observed, r)
+            self.maximise({**sums, "chain.moves": moves + 1.0, "chain.first": first + 1.0})
+            if self.restarts == 1:
+                return
+            value = -torch.inf
+            for _ in range(_TRIALS):
+                found = self.statistics(batch)
+                value = float(found["log_likelihood"])
+                self.maximise(found)
+            if value > best:
+                best, kept = value, {name: tensor.clone() for name, tensor in self.state_dict().items()}
+        if kept is not None:
+            self.load_state_dict(kept)
+
+    def _first_guess(self, x: Ragged, observed: Tensor | None, source: torch.Generator) -> Tensor:
+        """(N, K) shares of the states in every step before anything is learned."""
+        states = self.emission.size
+        if self.first_only:
+            row, place = x.places
+            guess = (place * states) // x.lengths[row]
+            return nn.functional.one_hot(guess.to(x.device), states).double()
+        r = torch.full((x.values.shape[0], states), 1 / states, dtype=torch.float64, device=x.device)
+        for column in self.symbols:
+            codes = x.values[:, column].long()
+            levels = int(codes.max()) + 1
+            split = torch.rand(levels, states, generator=source, dtype=torch.float64).to(x.device).pow(3)
+            r = r * split[codes]
+        numeric = [column for column in range(x.values.shape[1]) if column not in self.symbols]
+        if numeric:
+            values = x.values[:, numeric].double()
+            if observed is not None:
+                values = torch.where(observed[:, numeric], values, 0.0)
+            labels = torch.cdist(values, kmeans(values, states, source)).argmin(1)
+            r = r * (nn.functional.one_hot(labels, states) + 1e-2)
+        return r / r.sum(1, keepdim=True)
+
+    # ------------------------------------------------------------------ use
+
+    def draw_labels(self, noise: Noise, lengths: Tensor) -> Tensor:
+        """A path of every sequence, as the number of its class, -1 for states without a name, (N,)."""
+        path = self._paths(None, lengths, noise)
+        return torch.where(path < self.classes, path, -1)
+
+    def _paths(self, y: Tensor | None, lengths: Tensor, noise: Noise) -> Tensor:
+        """z ~ p(z | labels known), (N,)."""
+        steps = Ragged(torch.zeros(int(lengths.sum()), 0, device=self.initial.device), lengths, self._longest(lengths))
+        spread = _StepNoise(noise, steps)
+        given = torch.zeros(int(lengths.sum()), self.emission.size, dtype=torch.float64, device=self.initial.device)
+        if y is not None:
+            given = self._given(y)
+        uniforms = spread.uniform().double()
+        return mp.sample_paths(given, self.layout(steps), self.initial, self.transition, uniforms)
+
+    def _longest(self, lengths: Tensor) -> int:
+        """Steps that every sequence draws noise for, whatever its own length, so that neighbours do not matter."""
+        return max(int(self.lengths.max()), int(lengths.max()) if len(lengths) else 1)
+
+    def sample(self, noise: Noise, y: Tensor | None, *, lengths: Tensor) -> Ragged:
+        """z from the chain (given its labels where there are some), then x_t ~ p(x | z_t)."""
+        path = self._paths(y, lengths, noise)
+        steps = Ragged(path[:, None], lengths, self._longest(lengths))
+        return Ragged(self.emission.draw(path, _StepNoise(noise, steps)).to(self.dtype), lengths, steps.longest)
+
+    def conditional(self, x: Ragged, observed: Tensor, y: Tensor | None, noise: Noise, *, mean: bool) -> Ragged:
+        """Missing cells given all that was observed before and after: the mean under the smoothed states, or a draw of
+        the path and then of the cells."""
+        log_b = self.log_emission(x, observed, y)
+        layout = self.layout(x)
+        if mean:
+            gamma = mp.posteriors(log_b, layout, self.initial, self.transition).gamma.double()
+            # Columns that are correlated given the state reweigh by what is seen of the step; gamma has that already.
+            filled = self.emission.mean_given(x.values, observed, gamma)
+        else:
+            spread = _StepNoise(noise, Ragged(x.values, x.lengths, max(self._longest(x.lengths), x.longest)))
+            uniforms = spread.uniform().double()
+            path = mp.sample_paths(log_b, layout, self.initial, self.transition, uniforms)
+            filled = self.emission.draw_given(x.values, observed, path, spread)
+        return x.replaced(torch.where(observed, x.values, filled.to(x.dtype)))
+
+
+class _StepNoise(Noise):
+    """A noise per step, (N, ...), made of a noise per sequence that draws for `longest` steps each."""
+
+    def __init__(self, noise: Noise, steps: Ragged) -> None:
+        self._noise, self._longest = noise, steps.longest
+        self._row, self._place = steps.places
+        self.rows = len(self._row)
+
+    def normal(self, *shape: int) -> Tensor:
+        return self._pick(self._noise.normal(self._longest, *shape))
+
+    def uniform(self, *shape: int) -> Tensor:
+        return self._pick(self._noise.uniform(self._longest, *shape))
+
+    def _pick(self, drawn: Tensor) -> Tensor:
+        return drawn[self._row.to(drawn.device), self._place.to(drawn.device)]
+
+
+def _matched(overlap: Tensor) -> Tensor:
+    """The order of the guessed states (K,) in which class c comes c-th, from how often they meet (classes, K): the
+    largest overlaps first, each class and state once."""
+    classes, states = overlap.shape
+    rest, order = overlap.clone(), [-1] * states
+    for _ in range(classes):
+        label, state = divmod(int(rest.argmax()), states)
+        order[label] = state
+        rest[label], rest[:, state] = -1.0, -1.0
+    free = [state for state in range(states) if state not in order]
+    return torch.tensor([state if state >= 0 else free.pop(0) for state in order], device=overlap.device)
+
+
+def _spread_sequences(
+    batches: Callable[[], Iterable[Batch]], most: int
+) -> tuple[Ragged, Tensor | None, Tensor | None, Tensor]:
+    """Whole sequences spread evenly over the data with about `most` steps (one at least): x float64, observed, y; and
+    the lengths of all sequences."""
+    lengths = torch.cat([batch.x.lengths.cpu() for batch in batches()])
+    stride = max(1, -(-int(lengths.sum()) // most))
+    xs, sizes, seen, ys, offset = [], [], [], [], 0
+    for batch in batches():
+        chosen = torch.arange((-offset) % stride, len(batch.x), stride)
+        offset += len(batch.x)
+        if not len(chosen):
+            continue
+        part, steps = batch.x.rows(chosen), batch.x.steps(chosen)
+        xs.append(part.values.double())
+        sizes.append(part.lengths)
+        seen.append(torch.ones_like(xs[-1], dtype=torch.bool) if batch.observed is None else batch.observed[steps])
+        if batch.y is not None:
+            ys.append(batch.y[steps])
+    observed = torch.cat(seen)
+    x = Ragged(torch.cat(xs), torch.cat(sizes))
+    return x, None if bool(observed.all()) else observed, torch.cat(ys) if ys else None, lengths
+
+
+# ---------------------------------------------------------------------- functions of a Model
+
+
+def _chain(model: Model) -> ChainNetwork:
+    if not isinstance(model.network, ChainNetwork):
+        raise Unsupported(f"this needs a hidden Markov model, not a {model.family}")
+    return model.network
+
+
+def _names(model: Model) -> list[Any]:
+    """A name for every state: its class, or its number."""
+    network = _chain(model)
+    return [*model.classes, *range(len(model.classes), network.emission.size)]
+
+
+def _log_emissions(model: Model, X: Any) -> Iterable[tuple[Table, Ragged, Tensor]]:
+    """(table, x, log p(x_t | z_t)) for chunks of X."""
+    network = _chain(model)
+    for start, table, prepared in model.intake.prepared(X, None, model.chunk):
+        noise = RowNoise(stream(0, "dequantise"), len(prepared), start=start, dtype=model.codec.space.torch_dtype)
+        x = model.codec.noise(prepared.x, noise).to(model.device)
+        observed = None if prepared.observed is None else prepared.observed.to(model.device)
+        yield table, x, network.log_emission(x, observed, None)
+
+
+@torch.no_grad()
+def viterbi(model: Model, X: Any) -> Any:
+    """The likeliest path of states z* = argmax p(z | x) of every sequence (Viterbi 1967).
+
+    States are numbers, or the class names where labels per step were given in training (then in the form y had).
+    """
+    network = _chain(model)
+    tables, codes = [], []
+    for table, x, log_b in _log_emissions(model, X):
+        found = mp.viterbi(log_b, network.layout(x), network.initial, network.transition)
+        tables.append(table)
+        codes.append(found.states.cpu().numpy())
+    joined = np.concatenate(codes)
+    if network.classes == network.emission.size:
+        return model.intake.step_labels(tables, joined)
+    return model.intake.steps(tables, joined)
+
+
+@torch.no_grad()
+def sample_paths(model: Model, X: Any, *, n_draws: int = 1, seed: int = 0) -> list[Any]:
+    """`n_draws` paths of states drawn from p(z | x) for every sequence, by filtering forwards and drawing backwards."""
+    network, seed = _chain(model), check_seed(seed)
+    out = []
+    for draw in range(n_draws):
+        tables, codes, start = [], [], 0
+        for table, x, log_b in _log_emissions(model, X):
+            noise = RowNoise(stream(seed, f"paths {draw}"), len(x), start=start, device=model.device)
+            start += len(x)
+            steps = Ragged(x.values, x.lengths, max(network._longest(x.lengths), x.longest))
+            uniforms = _StepNoise(noise, steps).uniform().double()
+            path = mp.sample_paths(log_b, network.layout(x), network.initial, network.transition, uniforms)
+            tables.append(table)
+            codes.append(path.cpu().numpy())
+        out.append(model.intake.steps(tables, np.concatenate(codes)))
+    return out
+
+
+@torch.no_grad()
+def one_step_log_prob(model: Model, X: Any) -> Any:
+    """log p(x_t | x_1 .. x_{t-1}) of every step, in model units' measure plus the codec's: how surprising each step was
+    given the past. An array per sequence, or one for the rows of a long DataFrame."""
+    network = _chain(model)
+    tables, parts = [], []
+    for table, x, log_b in _log_emissions(model, X):
+        found = mp.filter_forward(log_b, network.layout(x), network.initial, network.transition)
+        tables.append(table)
+        parts.append(found.log_normaliser.cpu().numpy())
+    return model.intake.steps(tables, np.concatenate(parts))
+
+
+@torch.no_grad()
+def forecast(model: Model, X: Any, steps: int, *, n_draws: int = 1, seed: int = 0) -> list[Any]:
+    """`n_draws` continuations of `steps` steps after the end of every sequence, drawn from p(x_{T+1..T+steps} | x_1..T).
+
+    Each is in the form of the training data (a list of arrays, texts ...). Raises `InvalidOption` for a long DataFrame:
+    its time column cannot be continued for rows that do not exist.
+    """
+    network, seed = _chain(model), check_seed(seed)
+    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+        raise InvalidOption(f"steps: expected a whole number of at least 1, got {steps!r}")
+    ends = []
+    for _, x, log_b in _log_emissions(model, X):
+        alpha = mp.filter_forward(log_b, network.layout(x), network.initial, network.transition).alpha
+        ends.append(mp.predictive(alpha[x.lengths.cumsum(0) - 1], network.transition).double())
+    nexts = torch.cat(ends)
+    out = []
+    for draw in range(n_draws):
+        noise = RowNoise(stream(seed, f"forecast {draw}"), len(nexts), device=model.device)
+        uniform = noise.uniform(steps).double()
+        state = _choose(nexts, uniform[:, 0])
+        path = [state]
+        for step in range(1, steps):
+            path.append(_choose(network.transition[path[-1]], uniform[:, step]))
+        lengths = torch.full((len(nexts),), steps)
+        places = Ragged(torch.zeros(len(nexts) * steps, 0), lengths, steps)
+        values = network.emission.draw(torch.stack(path, 1).flatten(), _StepNoise(noise, places))
+        table = model.codec.decode(Ragged(values.to(network.dtype), lengths, steps))
+        out.append(model.schema.restore(table))
+    return out
+
+
+def _choose(probability: Tensor, uniform: Tensor) -> Tensor:
+    """(n,) indices drawn from rows (n, K)."""
+    cumulative = probability.cumsum(1)
+    return (cumulative <= uniform[:, None] * cumulative[:, -1:]).sum(1).clamp_(max=probability.shape[1] - 1)
+
+
+def parameters(model: Model) -> dict[str, Any]:
+    """`states` (their names), `initial` (K,), `transition` (K, K), `means` (K, d) in data units, NaN for columns that are
+    not numbers; and where all columns are continuous and emissions plain, `covariances`, shaped as for a mixture."""
+    network = _chain(model)
+    out: dict[str, Any] = {
+        "states": _names(model),
+        "initial": network.initial.cpu().numpy().copy(),
+        "transition": network.transition.cpu().numpy().copy(),
+        "means": _means(model, network),
+    }
+    if isinstance(network.emission, Gaussians):
+        _, scale = _scales(model)
+        out["covariances"] = network.emission.in_units(scale)
+    return out
+
+
+def with_parameters(
+    estimator: HMM,
+    X: Any,
+    *,
+    initial: ArrayLike,
+    transition: ArrayLike,
+    means: ArrayLike,
+    covariances: ArrayLike,
+) -> Model:
+    """A model with these parameters, in data units, for sequences of continuous columns like X: a start for
+    `fit(X, start=...)`, or a chain fitted elsewhere."""
+    data = as_dataset(X)
+    codec = fit_codec(data.schema, estimator.wants(data.schema), data)
+    network = estimator.build(codec.space)
+    model = Model(estimator, data.schema, codec, network, info={})
+    if not isinstance(network.emission, Gaussians):
+        raise Unsupported("with_parameters needs plain Gaussian emissions: continuous columns, mixture=1")
+    for name, value, buffer in (("initial", initial, network.initial), ("transition", transition, network.transition)):
+        array = np.asarray(value, dtype=np.float64)
+        if array.shape != tuple(buffer.shape) or (array < 0).any() or np.abs(array.sum(-1) - 1).max() > 1e-6:
+            raise InvalidOption(f"{name}: expected probabilities of shape {tuple(buffer.shape)} that sum to 1")
+        buffer.copy_(torch.from_numpy(array))
+    offset, scale = _scales(model)
+    network.emission.set_in_units(offset, scale, np.asarray(means), np.asarray(covariances))
+    return model
+
+
+def _scales(model: Model) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Offset and scale of every column: data = offset + scale * model."""
+    assert isinstance(model.codec, SequenceCodec)
+    return model.codec.offsets(), np.concatenate([np.array(block.scale) for block in model.codec.space.blocks])
+
+
+def _means(model: Model, network: ChainNetwork) -> NDArray[np.float64]:
+    """Each state's mean step in data units, NaN where a column is no number."""
+    means = Ragged(network.emission.means().to(network.dtype), torch.full((network.emission.size,), 1))
+    table = model.codec.decode(means)
+    columns = []
+    for field in model.schema.data_fields:
+        kind = field.one_step.kind if field.kind == "sequence" else "text"
+        width = max(field.width, 1)
+        if kind in ("number", "integer", "boolean"):
+            columns.append(
+                np.concatenate([np.asarray(cell, dtype=np.float64).reshape(1, width) for cell in table[field.name]])
+            )
+        else:
+            columns.append(np.full((network.emission.size, width), np.nan))
+    return np.concatenate(columns, 1)
