@@ -30,6 +30,8 @@ class Family:
     """It learns from rows with missing cells."""
     needs_y: bool = False
     """It learns only with y, in one of its `conditions`."""
+    bits: bool = False
+    """Whole numbers must be 0 or 1."""
 
     @property
     def module(self) -> str:
@@ -87,6 +89,7 @@ _BUILT_IN = (
         conditions=("labels",),
         likelihood="exact",
         holes=True,
+        bits=True,
     ),
     Family(
         name="categorical_mixture",
@@ -149,6 +152,7 @@ _BUILT_IN = (
         kinds=("boolean", "integer", "image"),
         functions=("rbm.log_partition",),
         likelihood="exact or estimate",
+        bits=True,
     ),
     Family(
         name="vae",
@@ -216,8 +220,8 @@ def who_takes(
     but: str | None = None,
 ) -> str:
     """The families that learn from all these field kinds (and take such a condition, have the verb, take missing cells),
-    as text for an error message; `but` is the family that has just refused. Without a condition, families that need y
-    are left out."""
+    as text for an error message; `but` is the family that has just refused. Families that need y are left out without a
+    condition, those of bits for whole numbers."""
     fit = [
         name
         for name, row in families().items()
@@ -225,6 +229,7 @@ def who_takes(
         and (not row.needs_y if condition is None else condition in row.conditions)
         and (verb is None or verb in row.can)
         and (row.holes or not holes)
+        and not (row.bits and "integer" in kinds)
         and name != but
     ]
     return ", ".join(fit) or "none in this version"

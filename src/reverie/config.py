@@ -66,9 +66,12 @@ def options(cls: type) -> dict[str, dataclasses.Field[Any]]:
 
 
 def descriptions(cls: type) -> dict[str, str]:
-    """Option name -> its one-paragraph description, from the string under the field."""
-    fields = cls.__pydantic_fields__  # type: ignore[attr-defined]
-    return {name: (info.description or "").strip() for name, info in fields.items()}
+    """Option name -> its one-paragraph description, from the string under the field, here or in a base recipe."""
+    found = dict.fromkeys(options(cls), "")
+    for base in reversed(cls.__mro__):
+        for name, info in vars(base).get("__pydantic_fields__", {}).items():
+            found[name] = (info.description or "").strip() or found[name]
+    return found
 
 
 def replace(recipe: T, **changes: Any) -> T:

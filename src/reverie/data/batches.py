@@ -37,9 +37,15 @@ class Batches:
     def __init__(self, data: Dataset, codec: Codec, *, seed: int, rank: int = 0, world: int = 1) -> None:
         self.codec, self._data, self._seed, self._rank, self._world = codec, data, seed, rank, world
         self.n = len(data)
+        self._token = object()
         self._prepared: Prepared | None = None
         if data.in_memory:
             self._prepared = codec.prepare(data.take(np.arange(self.n)))
+
+    @property
+    def _steady(self) -> bool:
+        """The same slot holds the same numbers in every pass."""
+        return self._prepared is not None and not self.codec.noise_width
 
     @property
     def nbytes(self) -> int:
@@ -88,6 +94,7 @@ class Batches:
             y=move(rows.y),
             weight=move(rows.weight),
             rows=slot.rows,
+            key=(self._token, slot, whole) if order is None and self._steady else None,
         )
 
     def chunks(self, size: int) -> Iterator[Prepared]:

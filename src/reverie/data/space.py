@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
@@ -208,16 +208,16 @@ class Batch:
     """Examples in model space. `x` is (n, width) or (n, C, H, W), or a `Ragged` of n sequences and N steps.
 
     `observed` has the shape of x, (N, width) for sequences (True = seen), or is None; `y` is (n, condition width), or
-    (N, condition width) for labels per step, with an all-zero row where there is no label; `weight` (n,); `index` the
-    rows' numbers in the training set; `rows` counts the global batch over all processes, of which x holds this
-    process's share."""
+    (N, condition width) for labels per step, with an all-zero row where there is no label; `weight` (n,); `rows`
+    counts the global batch over all processes, of which x holds this process's share. Batches with the same `key` hold
+    the same rows, unchanged: what a network derives from them may be kept from pass to pass; None where they change."""
 
     x: Points
     observed: Tensor | None = None
     y: Tensor | None = None
     weight: Tensor | None = None
-    index: Tensor | None = None
     rows: int = 0
+    key: tuple[Hashable, ...] | None = None
 
 
 def blocks_in_order(blocks: Iterable[Block]) -> tuple[Block, ...]:

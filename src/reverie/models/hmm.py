@@ -7,7 +7,8 @@ some, name states and take part as known.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -33,8 +34,8 @@ from reverie.learning.phases import Phase
 from reverie.learning.run import Run
 from reverie.model import Model, check_seed
 from reverie.probability.columns import column_set
-from reverie.probability.exponential_family import EMPTY, Components, Sums
-from reverie.probability.gaussian import Gaussians
+from reverie.probability.exponential_family import EMPTY, Components, SharedFeatures, Sums
+from reverie.probability.gaussian import CorrelatedGaussians, Gaussians
 from reverie.probability.grouped import Grouped
 from reverie.rng import Noise, RowNoise, generator, stream
 
@@ -42,6 +43,8 @@ _DECAY = 0.65
 _START_STEPS = 20_000
 _TRIALS = 5
 _LENGTHS = 256
+_KEEP_NUMBERS = 2**24
+"""Numbers of features kept between passes: 128 MB in float64."""
 _SELF = 2.0
 """How many times likelier than moving a state is to stay, before any data are seen."""
 
@@ -212,6 +215,7 @@ class ChainNetwork(nn.Module):
         self.register_buffer("lengths", torch.ones(_LENGTHS, dtype=torch.long))
         self.first_only = first_only
         self._layouts: dict[tuple[bytes, torch.device], Layout] = {}
+        self._kept: dict[tuple[Hashable, ...], _Packed] = {}
 
     def limits(self, space: Space) -> dict[str, str]:
         if self.classes:
@@ -268,30 +272,72 @@ class ChainNetwork(nn.Module):
         x = batch.x
         weight = None if batch.weight is None else batch.weight.double()
         known = None if batch.y is None else batch.y.sum(1) > 0
-        layout = self.layout(x)
+        steps = x.lengths.double().to(x.device)
+        rows = steps.sum() if weight is None else steps @ weight
         if batch.y is not None and known is not None and bool(known.all()):
             gamma, moves, first = self._count(x, batch.y.double(), weight)
-            log_p = torch.zeros(len(x), dtype=torch.float64, device=x.device)
+            if weight is not None:
+                gamma = gamma * torch.repeat_interleave(weight, x.lengths)[:, None]
+            sums, log_p = self.emission.sums(x.values, batch.observed, gamma), torch.zeros_like(steps)
         else:
-            log_b = self.log_emission(x, batch.observed, batch.y)
-            found = mp.posteriors(log_b, layout, self.initial, self.transition, weights=weight)
-            gamma, moves, first, log_p = found.gamma, found.transitions, found.first, found.log_prob
-        steps = x.lengths.double().to(log_p.device)
-        if weight is None:
-            rows, total = steps.sum(), log_p.sum()
-        else:
-            rows, total = steps @ weight, log_p @ weight
-            gamma = gamma * torch.repeat_interleave(weight, x.lengths)[:, None]
+            sums, moves, first, log_p = self._expect(batch, weight)
         hidden = rows if known is None else (~known).sum().double()
-        sums = self.emission.sums(x.values, batch.observed, gamma)
         return {
             **sums,
             "chain.moves": moves,
             "chain.first": first,
-            "log_likelihood": total,
+            "log_likelihood": log_p.sum() if weight is None else log_p @ weight,
             "rows": rows,
             "hidden": hidden,
         }
+
+    def _expect(self, batch: Batch, weight: Tensor | None) -> tuple[Sums, Tensor, Tensor, Tensor]:
+        """Sums of the emissions, expected moves and first states, log p(x) per sequence. Where the emissions have
+        features and the batch comes again, these are kept in the layout's order: nothing is permuted then."""
+        x, layout, holes = batch.x, self.layout(batch.x), batch.observed is not None
+        packed = self._packed(batch, layout)
+        importance = None if weight is None else torch.repeat_interleave(weight, x.lengths)
+        if packed is None or not isinstance(self.emission, SharedFeatures):
+            log_b = self.log_emission(x, batch.observed, batch.y)
+            found = mp.posteriors(log_b, layout, self.initial, self.transition, weights=weight)
+            gamma = found.gamma if importance is None else found.gamma * importance[:, None]
+            sums, log_p = self.emission.sums(x.values, batch.observed, gamma), found.log_prob
+        else:
+            log_b = self.emission.log_prob_of(packed.features, holes).t()
+            if batch.y is not None:
+                log_b = log_b + layout.pack(self._given(batch.y)).to(log_b.dtype)
+            found = mp.posteriors(log_b, layout, self.initial, self.transition, weights=weight, packed=True)
+            gamma = found.gamma.t()
+            if importance is not None:
+                gamma = gamma * layout.pack(importance).to(gamma.dtype)
+            sums, log_p = self.emission.sums_of(packed.features, gamma, holes), found.log_prob + packed.base
+        return sums, found.transitions, found.first, log_p
+
+    def _packed(self, batch: Batch, layout: Layout) -> _Packed | None:
+        """The batch's features, from the pass before where the batch has come before; None where they do not apply."""
+        emission, x = self.emission, batch.x
+        if batch.key is None or not isinstance(emission, SharedFeatures) or not emission.safe(x.dtype):
+            return None
+        if isinstance(emission, CorrelatedGaussians) and batch.observed is not None:
+            return None
+        if batch.key not in self._kept:
+            numbers = emission.feature_count(batch.observed is not None) * len(x.values)
+            held = sum(packed.features.numel() for packed in self._kept.values())
+            if held + numbers > _KEEP_NUMBERS:
+                return None
+            observed = None if batch.observed is None else layout.pack(batch.observed)
+            values = layout.pack(x.values)
+            features = emission.features(values, observed)
+            seen = values.t() if observed is None else values.t() * observed.t()
+            base = emission.base(seen, None if observed is None else observed.t().to(values.dtype))
+            total = 0.0 if base is None else layout.per_sequence(base)
+            self._kept[batch.key] = _Packed(features, torch.as_tensor(total, dtype=torch.float64, device=x.device))
+        return self._kept[batch.key]
+
+    def train(self, mode: bool = True) -> ChainNetwork:
+        if not mode:
+            self._kept.clear()
+        return super().train(mode)
 
     def _count(self, x: Ragged, y: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Nothing hidden: states, moves and first states are counted."""
@@ -458,6 +504,14 @@ class ChainNetwork(nn.Module):
             path = mp.sample_paths(log_b, layout, self.initial, self.transition, uniforms)
             filled = self.emission.draw_given(x.values, observed, path, spread)
         return x.replaced(torch.where(observed, x.values, filled.to(x.dtype)))
+
+
+@dataclass
+class _Packed:
+    """Features (F, N) of a batch's steps in the layout's order, and log h(x) summed over every sequence (n,)."""
+
+    features: Tensor
+    base: Tensor
 
 
 class _StepNoise(Noise):

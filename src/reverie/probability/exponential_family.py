@@ -222,6 +222,24 @@ class SharedFeatures(Components):
         product, count = sum_tensors([p for p, _ in parts]), sum_tensors([c for _, c in parts])
         return {"count": count, **self.read(product, count, holes)}, log_p
 
+    def features(self, x: Tensor, observed: Tensor | None) -> Tensor:
+        """T(x) of all rows, feature-major (F, n), for callers that keep it over many passes."""
+        out = torch.empty(self.feature_count(observed is not None), len(x), dtype=x.dtype, device=x.device)
+        for rows in slices(len(x), piece_rows(len(out), x.dtype)):
+            self.write(*_transposed(x, observed, rows), out[:, rows])
+        return out
+
+    def log_prob_of(self, features: Tensor, holes: bool) -> Tensor:
+        """log p(x | k) less log h(x) from kept features, member-major (K, n), in their type."""
+        eta, constant = self._coefficients(features.dtype, holes)
+        return torch.addmm(constant[:, None].to(features.dtype), eta, features)
+
+    def sums_of(self, features: Tensor, r: Tensor, holes: bool) -> Sums:
+        """`sums` from kept features and member-major weights r (K, n)."""
+        count = r.sum(1, dtype=torch.float64)
+        product = (r.to(features.dtype) @ features.t()).double()
+        return {"count": count, **self.read(product, count, holes)}
+
     def _coefficients(self, dtype: torch.dtype, holes: bool) -> tuple[Tensor, Tensor]:
         eta, constant = self.coefficients(holes)
         return eta.to(dtype), constant
