@@ -18,7 +18,9 @@ from reverie.evaluation import compare as compare
 from reverie.evaluation import evaluate as evaluate
 from reverie.learning.training import Training as Training
 from reverie.model import Model as Model
+from reverie.models.bayesian_mixture import BayesianGaussianMixture as BayesianGaussianMixture
 from reverie.models.gan import GAN as GAN
+from reverie.models.hmm import HMM as HMM
 from reverie.models.mixture import BernoulliMixture as BernoulliMixture
 from reverie.models.mixture import CategoricalMixture as CategoricalMixture
 from reverie.models.mixture import GaussianMixture as GaussianMixture

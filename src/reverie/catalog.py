@@ -58,6 +58,18 @@ _BUILT_IN = (
         holes=True,
     ),
     Family(
+        name="bayesian_gmm",
+        path="reverie.models.bayesian_mixture:BayesianGaussianMixture",
+        title="Bayesian Gaussian mixture",
+        summary="variational mixture that finds how many components the data need; posterior predictive densities",
+        can=_MIXTURE,
+        kinds=("number", "integer", "datetime"),
+        conditions=("labels",),
+        functions=("bayesian_mixture.effective_components",),
+        likelihood="exact",
+        holes=True,
+    ),
+    Family(
         name="student_mixture",
         path="reverie.models.mixture:StudentMixture",
         title="Student mixture",

@@ -61,7 +61,8 @@ class Linear(Algebra):
         self.matrix, self.transposed = transition.contiguous(), transition.T.contiguous()
         double = transition.dtype == torch.float64
         self.often = often or (16 if double else 4)
-        self.lost = 1e-250 if double else 1e-25  # entries below are as good as nothing: `trusted` looks after the rest
+        self.least = 1e-300 if double else 1e-37
+        self.lost = 1e-250 if double else 1e-25  # entries below are as good as nothing: `doubtful` looks after the rest
 
     def times(self, a: Tensor, b: Tensor, out: Tensor) -> None:
         torch.mul(a, b, out=out)
@@ -74,9 +75,10 @@ class Linear(Algebra):
 
     def normalise(self, state: Tensor, also: Tensor | None) -> Tensor:
         total = state.sum(0)
-        total = torch.where(total > 0, total, 1.0)
+        fine = total > self.least
+        total = torch.where(fine, total, 1.0)
         inverse = total.reciprocal()
-        state *= inverse
+        state *= torch.where(fine, inverse, 0.0)  # what is next to nothing becomes nothing: `doubtful` sees that
         if also is not None:
             also *= inverse
         return total.log()

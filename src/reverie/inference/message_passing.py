@@ -316,8 +316,6 @@ class _Chain:
         moves = A * sum_t p_{t-1} (b_t beta_t)^T, one matrix product over everything in the cache at a time.
         """
         layout, sweep, algebra = self.layout, self.sweep, self.algebra
-        if self.level == 3:
-            self.blank(self.log_prob == -math.inf)
         states, weights, betas = sweep.states, sweep.weights, sweep.betas
         assert betas is not None
         K, N = states.shape

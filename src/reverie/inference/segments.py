@@ -117,7 +117,7 @@ class Sweep:
         followers, previous = layout.followers, layout.previous[layout.followers]
         used: Tensor | None = None  # the ends the followers started from
         worst = math.inf
-        while True:
+        for _ in range(len(layout.ranks) + 2):  # each pass makes one more segment right, at least
             ends = self._ends().index_select(1, previous)
             if used is None:
                 stale = torch.ones(len(followers), dtype=torch.bool, device=followers.device)
@@ -261,7 +261,7 @@ class Sweep:
         low, high = int(leaders[0]), int(leaders[-1]) + 1
         full = [high - low] * layout.segment
         worst, fixed = math.inf, False
-        while True:
+        for _ in range(len(layout.ranks) + 2):  # each pass makes one more segment right, at least
             after = betas[:, following]
             algebra.times(after, self.weights[:, following], out=after)
             true = torch.empty_like(after)
@@ -307,7 +307,8 @@ class Sweep:
                 self._against(gathered, found.split_with_sizes(counts, 1), ends[:, slots], counts, how == "merged")
                 betas[:, columns] = found
             if how == "product":
-                return betas
+                break
+        return betas
 
 
 def _scan(algebra: Algebra, maps: Tensor, fresh: Tensor) -> Tensor:

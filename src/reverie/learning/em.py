@@ -25,7 +25,8 @@ class HasStatistics(Protocol):
     """A network that EM can train. Statistics are sums over rows in float64, with "log_likelihood", "rows" (their
     weight) and "hidden" (the weight of rows with something hidden) among them; `maximise` sets the parameters and
     returns the function that re-reads older sums from the new ones; `implied(rows)` are sums that would give the present
-    parameters back, `remembered()` those they came from, where the family keeps them; `rescue` gives members without rows a new start and says whether there were any."""
+    parameters back, `remembered()` those they came from, where the family keeps them; `propose` gives other sums worth a
+    try; `rescue` gives members without rows a new start and says whether there were any."""
 
     def start(self, batches: Callable[[], Iterable[Batch]], seed: int) -> None: ...
     def statistics(self, batch: Batch) -> Sums: ...
@@ -35,10 +36,15 @@ class HasStatistics(Protocol):
     def remembered(self) -> Sums: ...
     def log_prior(self) -> Tensor: ...
     def rescue(self, sums: Sums) -> bool: ...
+    def propose(self, sums: Sums, most: int) -> Sums | None: ...
 
 
 _PATIENCE = 3
 _RESCUES = 10
+_PROPOSALS = 64
+"""Changes to try at once at first; fewer after each failure."""
+_DICTS = ("_carried", "_running", "_pending", "_kept", "_running_kept")
+_SCALARS = ("_total", "_step", "_best", "_waited", "_hidden", "_rescues", "_most", "_tried")
 _TALLIES = ("log_likelihood", "rows", "hidden")
 
 
@@ -71,6 +77,11 @@ class ExpectationMaximisation(Learner):
         self._total, self._step = 0.0, 0
         self._best, self._waited, self._hidden = -math.inf, 0, 1.0
         self._rescues = _RESCUES
+        self._most = _PROPOSALS
+        self._tried = False
+        self._pending: Sums = {}
+        self._kept: Sums = {}
+        self._running_kept: Sums = {}
 
     @torch.no_grad()
     def begin(self, batches: Callable[[], Iterable[Batch]]) -> None:
@@ -88,6 +99,8 @@ class ExpectationMaximisation(Learner):
 
     @torch.no_grad()
     def step(self, batch: Batch) -> Metrics:
+        if self._pending:
+            self._try()
         found: Sums = self.network.statistics(batch)  # type: ignore[operator]
         if self._decay is not None:
             self._run.sum_all(list(found.values()))
@@ -113,13 +126,17 @@ class ExpectationMaximisation(Learner):
         self._hidden = float(sums["hidden"])
         prior = self.network.log_prior()  # type: ignore[operator]
         mean, penalty = sums["log_likelihood"] / rows, prior / rows
-        if self.per_pass:
+        value = float(mean + penalty)
+        kept = self._judge(value)
+        if kept and self.per_pass:
             total = {name: value + sums[name] for name, value in self._carried.items()} or sums
             move = self.network.maximise(total)  # type: ignore[operator]
             self._carried = move(self._carried) if self._carried else {}
             if self._rescues and self.network.rescue(sums):  # type: ignore[operator]
                 self._rescues -= 1
-        value = float(mean + penalty)
+            self._propose(move(sums))
+        elif kept:
+            self._propose(self._running)
         self._waited = 0 if value > self._best + self._tol else self._waited + 1
         self._best = max(self._best, value) if self._waited == 0 else self._best
         world = self._run.world
@@ -128,6 +145,32 @@ class ExpectationMaximisation(Learner):
         metrics = {"log_likelihood": mean / world}
         return metrics if float(prior) == 0 else {**metrics, "penalised": (mean + penalty) / world}
 
+    def _propose(self, sums: Sums) -> None:
+        """Ask the network for something better than `sums`, to be tried in the next pass."""
+        proposal = self.network.propose(sums, self._most) if self._most and not self._carried else None  # type: ignore[operator]
+        self._pending = proposal or {}
+        if proposal is None:
+            self._most = 0
+
+    def _try(self) -> None:
+        """Put the proposal in place of what there is; the end of this pass decides."""
+        self._kept = {name: value.clone() for name, value in self.network.state_dict().items()}
+        self._running_kept = self._running
+        moved = self.network.maximise(self._pending)(self._pending)  # type: ignore[operator]
+        self._running = moved if self._running else {}
+        self._pending, self._tried = {}, True
+
+    def _judge(self, value: float) -> bool:
+        """After a trial: keep it if the objective rose, else put back what was before. False when it was put back."""
+        if not self._tried:
+            return True
+        self._tried = False
+        if value > self._best:
+            return True
+        self.network.load_state_dict(self._kept)
+        self._running, self._most = self._running_kept, self._most // 4
+        return False
+
     @torch.no_grad()
     def validate(self, batch: Batch, noise: Noise) -> Metrics:
         log_p = self.network.log_likelihood(batch)  # type: ignore[operator]
@@ -135,27 +178,21 @@ class ExpectationMaximisation(Learner):
 
     @property
     def finished(self) -> bool:
-        return self._hidden == 0 or (self._tol > 0 and self._waited >= _PATIENCE)
+        still = self._waited >= _PATIENCE and not self._tried and not self._pending
+        return self._hidden == 0 or (self._tol > 0 and still)
 
     def state(self) -> State:
         sums = {name: self._run.gather_ranks(value) for name, value in self._sums.items()}
         return {
             "sums": sums,
-            "carried": self._carried,
-            "running": self._running,
-            "total": self._total,
-            "step": self._step,
-            "best": self._best,
-            "waited": self._waited,
-            "hidden": self._hidden,
-            "rescues": self._rescues,
+            "dicts": {name: getattr(self, name) for name in _DICTS},
+            "scalars": {name: getattr(self, name) for name in _SCALARS},
         }
 
     def load_state(self, state: State) -> None:
         rank, device = self._run.rank, self._run.device
         self._sums = {name: value[rank].to(device).clone() for name, value in state["sums"].items()}
-        self._carried = {name: value.to(device).clone() for name, value in state["carried"].items()}
-        self._running = {name: value.to(device).clone() for name, value in state["running"].items()}
-        self._total, self._step = state["total"], state["step"]
-        self._best, self._waited = state["best"], state["waited"]
-        self._hidden, self._rescues = state["hidden"], state["rescues"]
+        for name in _DICTS:
+            setattr(self, name, {key: value.to(device).clone() for key, value in state["dicts"][name].items()})
+        for name in _SCALARS:
+            setattr(self, name, state["scalars"][name])

@@ -394,6 +394,9 @@ class ChainNetwork(nn.Module):
             state = state @ self.transition
         return total / steps
 
+    def propose(self, sums: Sums, most: int) -> Sums | None:
+        return None
+
     def rescue(self, sums: Sums) -> bool:
         return False  # a chain's unused state is often a fact about the chain
 

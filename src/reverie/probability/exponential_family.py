@@ -42,6 +42,8 @@ class Components(nn.Module, ABC):
 
     size: int
     width: int
+    needs_rows = True
+    """A member without rows is a waste; False where it is how superfluous ones go."""
 
     @abstractmethod
     def log_prob(self, x: Tensor, observed: Tensor | None = None) -> Tensor:
@@ -83,6 +85,19 @@ class Components(nn.Module, ABC):
     @abstractmethod
     def _part(self, source: int, target: int) -> None:
         """Move two equal members apart, by about half a standard deviation each."""
+
+    def correction(self) -> Tensor | float:
+        """What the E-step adds to log p(x | k), (K,): with a posterior over the parameters, log-densities are
+        expectations."""
+        return 0.0
+
+    def predictive(self) -> Components:
+        """The members as they are used: p(x | k), parameters integrated out where there is a posterior over them."""
+        return self
+
+    def merging(self, sums: Sums, most: int) -> Sums | None:
+        """The sums with up to `most` pairs of members merged where that looks better; None where sets do not merge."""
+        return None
 
     def log_prior(self) -> Tensor:
         """Log density of the prior at the current parameters, up to a constant; zero without a prior."""

@@ -139,13 +139,13 @@ class Mixture(nn.Module):
 
     def joint(self, x: Tensor, observed: Tensor | None) -> Tensor:
         """log p(x_observed, k), (n, K) float64."""
-        return self.components.log_prob(x, observed).add_(self.weights.mean().log())
+        return self.components.predictive().log_prob(x, observed).add_(self.weights.mean().log())
 
     def log_prob(self, x: Tensor, observed: Tensor | None, y: Tensor | None, noise: Noise) -> Tensor:
         """log p(x_observed), or log p(x_observed | k = y) when y is given, (n,)."""
         if y is None:
             return torch.logsumexp(self.joint(x, observed), 1)
-        return self._of(y, self.components.log_prob(x, observed))
+        return self._of(y, self.components.predictive().log_prob(x, observed))
 
     def _of(self, y: Tensor, values: Tensor) -> Tensor:
         return values.gather(1, y.argmax(1, keepdim=True))[:, 0]
@@ -179,6 +179,9 @@ class Mixture(nn.Module):
 
     # ------------------------------------------------------------------ learning
 
+    def _log_weights(self) -> Tensor:
+        return self.weights.log() + self.components.correction()
+
     def statistics(self, batch: Batch) -> Sums:
         """The E-step on a batch: sums over rows, weighted where rows have weights."""
         weight = None if batch.weight is None else batch.weight.double()
@@ -186,7 +189,7 @@ class Mixture(nn.Module):
         if batch.y is not None and known is not None and bool(known.all()):
             return self._count(batch.x, batch.observed, batch.y.double(), weight)
         given = None if batch.y is None else self._given(batch.y)
-        sums, log_p = self.components.expect(batch.x, batch.observed, self.weights.log(), weight, given)
+        sums, log_p = self.components.expect(batch.x, batch.observed, self._log_weights(), weight, given)
         if weight is None:
             weight = torch.ones_like(log_p)
         hidden = weight.sum() if known is None else weight[~known].sum()
@@ -207,6 +210,8 @@ class Mixture(nn.Module):
 
     def rescue(self, sums: Sums) -> bool:
         """Give each member that has lost its rows half of the heaviest one's. Named classes stay as they are."""
+        if not self.components.needs_rows:
+            return False
         count = sums["count"].clone()
         dead = torch.nonzero(count < _LOST_ROWS)[:, 0]
         found = False
@@ -220,6 +225,10 @@ class Mixture(nn.Module):
             count[member] = count[heaviest]
             found = True
         return found
+
+    def propose(self, sums: Sums, most: int) -> Sums | None:
+        """Sums with up to `most` pairs of members merged, for the learner to try; None when there is nothing to try."""
+        return None if self.classes else self.components.merging(sums, most)
 
     def maximise(self, sums: Sums) -> Move:
         """The M-step. Returns the function that re-reads older sums from the new parameters."""
@@ -289,7 +298,7 @@ class Mixture(nn.Module):
         given = None if y is None else self._given(y)
         value = -torch.inf
         for _ in range(_START_STEPS):
-            sums, log_p = self.components.expect(rows, observed, self.weights.log(), None, given)
+            sums, log_p = self.components.expect(rows, observed, self._log_weights(), None, given)
             value = float(log_p.sum() + self.log_prior())
             self.maximise(sums)
         return value
@@ -300,7 +309,7 @@ class Mixture(nn.Module):
         """k ~ w (or the class asked for), then x ~ p(x | k)."""
         logits = self.weights.mean().log().expand(noise.rows, -1)
         k = noise.categorical(logits)
-        return self.components.draw(k if y is None else y.argmax(1), noise).to(self.dtype)
+        return self.components.predictive().draw(k if y is None else y.argmax(1), noise).to(self.dtype)
 
     def conditional(self, x: Tensor, observed: Tensor, y: Tensor | None, noise: Noise, *, mean: bool) -> Tensor:
         """Missing cells from p(x_missing | x_observed), exactly: the mean, or a draw."""
@@ -308,10 +317,11 @@ class Mixture(nn.Module):
         if y is not None:
             joint = joint + self._given(y)
         k = noise.categorical(joint)
+        members = self.components.predictive()
         if mean:
-            filled = self.components.mean_given(x, observed, torch.softmax(joint, 1))
+            filled = members.mean_given(x, observed, torch.softmax(joint, 1))
         else:
-            filled = self.components.draw_given(x, observed, k, noise)
+            filled = members.draw_given(x, observed, k, noise)
         return torch.where(observed, x, filled.to(x.dtype))
 
 
