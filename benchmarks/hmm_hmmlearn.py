@@ -99,7 +99,9 @@ def main(peer_python: str, blocks: int = 3, threads: int = 2, cases: tuple[str, 
             lambda: side(sys.executable, "ours"), lambda: side(peer_python, "hmmlearn"), blocks=blocks, warmup=False
         )
         rows.append({"case": f"HMM {name}, D={WIDTH}, per iteration", **found})
-    write("hmm_hmmlearn", rows, note=f"{threads} threads; (fit of 12 iterations - fit of 2) / 10, same start, no floor.")
+    write(
+        "hmm_hmmlearn", rows, note=f"{threads} threads; (fit of 12 iterations - fit of 2) / 10, same start, no floor."
+    )
 
 
 if __name__ == "__main__":

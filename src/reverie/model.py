@@ -380,7 +380,9 @@ class Model:
         tables = []
         for start, raw in self.intake.tables(X, y, self.chunk, filling=True):
             prepared = self.intake.prepare(raw, y is not None, holes=True)
-            x = self.codec.noise(prepared.x, self._noise(seed, "impute noise", len(prepared), start))
+            middle = draw is None and self.codec.lowers  # best guesses start from the middle of every cell
+            within: Noise = self._noise(seed, "impute noise", len(prepared), start)
+            x = self.codec.noise(prepared.x, LatticeNoise(len(prepared), 0, 1) if middle else within)
             observed = prepared.observed
             if observed is not None:
                 noise = self._noise(seed, f"impute {draw}", len(prepared), start)
@@ -389,7 +391,7 @@ class Model:
                     x = self.network.conditional(  # type: ignore[operator]
                         x.to(self.device), observed.to(self.device), condition, noise, mean=draw is None
                     )
-            tables.append(self.schema.fill(raw, self.codec.decode(x)))
+            tables.append(self.schema.fill(raw, self.codec.decode(x, means=draw is None)))
         return self.schema.restore(Table.concat(tables))
 
     def _classified(self, X: Any) -> tuple[list[Table], NDArray[Any]]:

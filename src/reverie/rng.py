@@ -122,13 +122,15 @@ class StreamNoise(Noise):
 
 class LatticeNoise(Noise):
     """The `number`-th of `of` fixed offsets on the unit cube, the same for every row: midpoints in the first dimension,
-    a Kronecker lattice in the others. For averages over dequantisation offsets that do not depend on a seed."""
+    a Kronecker lattice in the others; a single one is the centre. For averages over dequantisation offsets that do not depend on a seed."""
 
     def __init__(self, rows: int, number: int, of: int) -> None:
         self.rows, self._number, self._of = rows, number, of
 
     def uniform(self, *shape: int) -> Tensor:
         width = math.prod(shape)
+        if self._of == 1:
+            return torch.full((self.rows, *shape), 0.5, dtype=torch.float64)
         root = 2.0  # the root of x^(width + 1) = x + 1, by fixed-point iteration
         for _ in range(50):
             root = (1 + root) ** (1 / (width + 1))

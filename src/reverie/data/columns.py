@@ -102,12 +102,15 @@ class Columns:
         steps, noisy = self.noise_steps.to(x.device, x.dtype), self.noisy.to(x.device)
         return x.index_add(1, noisy, (u.to(x.device, x.dtype) - 0.5) * steps)
 
-    def decode(self, x: Tensor, fields: list[Field]) -> dict[str, Floats]:
-        """Model columns (n, width) -> the data columns of `fields`, (n,) or (n, d)."""
+    def decode(self, x: Tensor, fields: list[Field], *, means: bool = False) -> dict[str, Floats]:
+        """Model columns (n, width) -> the data columns of `fields`, (n,) or (n, d); with `means` numbers may lie between
+        the points of their grid."""
         model = x.detach().to("cpu", torch.float64).numpy()
+        between = {field.name for field in fields if means and field.kind == "number"}
         parts: dict[str, list[Floats]] = {}
         for start, (name, _, step) in zip(self._starts, self.steps, strict=True):
-            parts.setdefault(name, []).append(step.decode(model[:, start : start + step.width]))
+            cells = model[:, start : start + step.width]
+            parts.setdefault(name, []).append(step.expected(cells) if name in between else step.decode(cells))
         return {f.name: np.stack(parts[f.name], axis=1) if f.shape else parts[f.name][0] for f in fields}
 
     def offsets(self) -> Floats:

@@ -95,8 +95,9 @@ class Codec(ABC):
         """(n,) further log-determinant that depends on the noise drawn, for noised `x`; None when there is none."""
 
     @abstractmethod
-    def decode(self, x: Points) -> Table:
-        """Model space -> data space; inverse of `prepare` and `noise` but for binarisation."""
+    def decode(self, x: Points, *, means: bool = False) -> Table:
+        """Model space -> data space; inverse of `prepare` and `noise` but for binarisation. With `means`, x holds
+        expected values: numbers on a grid then stay between its points, as far as their kind allows."""
 
     @abstractmethod
     def to_json(self) -> dict[str, Any]: ...

@@ -182,7 +182,7 @@ class ImageCodec(Codec):
         # d logit(p) / dp = 1 / (p (1 - p)) = e^x + 2 + e^-x
         return (torch.nn.functional.softplus(x) + torch.nn.functional.softplus(-x)).flatten(1).double().sum(1)
 
-    def decode(self, x: Tensor) -> Table:
+    def decode(self, x: Tensor, *, means: bool = False) -> Table:
         model = x.detach().to("cpu", torch.float64)
         match self.mode:
             case "binary" | "threshold":

@@ -127,9 +127,9 @@ class SequenceCodec(Codec):
     def batch_log_det(self, x: Ragged) -> Tensor | None:
         return None
 
-    def decode(self, x: Ragged) -> Table:
+    def decode(self, x: Ragged, *, means: bool = False) -> Table:
         fields = [_one_step(field, self.alphabets) for field in self.schema.data_fields]
-        values = self.columns.decode(x.values, fields)
+        values = self.columns.decode(x.values, fields, means=means)
         lengths = x.lengths.detach().cpu().numpy()
         out = {}
         for field in fields:

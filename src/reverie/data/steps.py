@@ -116,6 +116,10 @@ class ColumnStep(ABC):
     def decode(self, x: Floats) -> Floats:
         """(n, width) model columns -> (n,) data."""
 
+    def expected(self, x: Floats) -> Floats:
+        """(n, width) expected model columns -> (n,) data, which need not be values that occur."""
+        return self.decode(x)
+
     @abstractmethod
     def blocks(self, name: str) -> list[Block]:
         """The blocks of model space it fills, unplaced."""
@@ -261,6 +265,12 @@ class Grid(ColumnStep):
             return np.asarray(self.values[k.astype(np.int64)])
         values = self.low + k * self.step
         return values if self.decimals is None else np.round(values, self.decimals)
+
+    def expected(self, x: Floats) -> Floats:
+        if self.values is not None:
+            return self.decode(x)
+        k = x[:, 0] * self.sd + self.mean
+        return self.low + self.step * np.clip(k, -np.inf if self.bounds[0] is None else self.bounds[0], self.bounds[1])
 
     def log_det(self, values: Floats) -> Floats:
         cells = np.full(values.shape[0], -math.log(self.sd) if self.mode == "dequantise" else 0.0)

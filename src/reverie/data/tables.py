@@ -83,9 +83,9 @@ class TableCodec(Codec):
     def batch_log_det(self, x: Tensor) -> Tensor | None:
         return None
 
-    def decode(self, x: Tensor) -> Table:
+    def decode(self, x: Tensor, *, means: bool = False) -> Table:
         fields = list(self.schema.data_fields)
-        values = self.columns.decode(x, fields)
+        values = self.columns.decode(x, fields, means=means)
         return Table({field.name: from_float(field, values[field.name]) for field in fields}, x.shape[0])
 
     def offsets(self) -> Floats:

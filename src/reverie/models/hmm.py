@@ -400,6 +400,12 @@ class ChainNetwork(nn.Module):
     def rescue(self, sums: Sums) -> bool:
         return False  # a chain's unused state is often a fact about the chain
 
+    def free_parameters(self) -> int:
+        """Numbers that learning sets."""
+        states = self.emission.size
+        first = 0 if self.first_only else states - 1
+        return self.emission.free_parameters() + int(self.allowed.sum()) - states + first
+
     def log_prior(self) -> Tensor:
         """Log density of the priors at the current parameters, up to a constant."""
         logs = self.transition.clamp_min(1e-300).log() * self.allowed

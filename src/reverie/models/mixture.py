@@ -6,6 +6,8 @@ computed on centred columns, with float64 sums.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -14,11 +16,12 @@ from numpy.typing import ArrayLike, NDArray
 from pydantic import Field
 from torch import Tensor, nn
 
-from reverie.config import recipe
+from reverie.config import recipe, replace
 from reverie.data.codec import fit_codec
 from reverie.data.dataset import as_dataset
 from reverie.data.schema import Schema
 from reverie.data.space import Space, Wants
+from reverie.data.table import Table
 from reverie.data.tables import TableCodec
 from reverie.errors import InvalidOption, Unsupported, UnsupportedData
 from reverie.estimator import Estimator
@@ -62,8 +65,6 @@ class MixtureRecipe(Estimator):
     def network(self, members: Components, space: Space) -> Mixture:
         """The mixture of these components, its first ones named by the classes of y if there are any."""
         classes = space.condition.width if space.condition else 0
-        if classes > self.components:
-            raise InvalidOption(f"components={self.components}: y has {classes} classes; ask for at least as many")
         weights = PointWeights(self.components, smoothing=self.weight_prior)
         return Mixture(members, weights, space.torch_dtype, classes=classes, restarts=self.restarts)
 
@@ -285,6 +286,82 @@ def with_parameters(
     network.weights.mean().copy_(torch.from_numpy(w))
     members.set_in_units(offset, scale, *(np.asarray(a, dtype=np.float64) for a in (means, covariances)))
     return model
+
+
+def criteria(model: Model, X: Any) -> dict[str, float]:
+    """What a mixture (or any model with counted parameters) costs on X: `bic` = -2 log L + p log n (Schwarz 1978),
+    `aic` = -2 log L + 2 p, and for mixtures `icl` = bic + 2 x entropy of the memberships (Biernacki et al. 2000). Lower
+    is better; `parameters` is p."""
+    if not isinstance(model.network, Mixture):
+        raise Unsupported(f"information criteria here are for mixtures, not for {model.family}")
+    log_p = model.log_prob(X)
+    shares = model.encode(X)
+    p, n = model.network.free_parameters(), len(log_p)
+    bic = -2 * float(log_p.sum()) + p * math.log(n)
+    entropy = -float((shares * np.log(np.maximum(shares, 1e-300))).sum())
+    aic = -2 * float(log_p.sum()) + 2 * p
+    return {"bic": bic, "aic": aic, "icl": bic + 2 * entropy, "parameters": float(p), "log_prob": float(log_p.mean())}
+
+
+def select(
+    estimator: MixtureRecipe,
+    X: Any,
+    y: Any = None,
+    *,
+    components: Sequence[int] = (1, 2, 4, 8, 16),
+    criterion: Literal["bic", "aic", "icl"] = "bic",
+    **options: Any,
+) -> tuple[Model, list[dict[str, float]]]:
+    """Fit with each number of components and keep the best by the criterion: (model, one row of criteria per number).
+
+    options go to `fit`. Stops early when the criterion has got worse three times in a row.
+    """
+    if not components:
+        raise InvalidOption("components: give at least one number to try")
+    best: Model | None = None
+    rows: list[dict[str, float]] = []
+    worse = 0
+    for number in sorted(components):
+        model = replace(estimator, components=number).fit(X, y, **options)
+        row = {"components": float(number), **criteria(model, X)}
+        better = best is None or row[criterion] < min(earlier[criterion] for earlier in rows)
+        best, worse = (model, 0) if better else (best, worse + 1)
+        rows.append(row)
+        if worse == 3:
+            break
+    assert best is not None
+    return best, rows
+
+
+def update(model: Model, X: Any, y: Any = None, *, rows: float | None = None, **options: Any) -> Model:
+    """Learn from new data with what the model has seen as the prior: it counts for `rows` rows (by default those it was
+    trained on). Returns a new model; a Bayesian mixture uses its posterior as the prior instead, exactly."""
+    seen = float(model.info.get("rows_seen", model.info["data"]["rows"]))
+    if not isinstance(model.estimator, MixtureRecipe):
+        return model.estimator.fit(X, y, start=model, **options)  # type: ignore[no-any-return]
+    counts = seen if rows is None else rows
+    new = replace(model.estimator, memory=counts).fit(X, y, start=model, **options)
+    new.info["rows_seen"] = seen + new.info["data"]["rows"]
+    return new
+
+
+def conditional_log_prob(model: Model, X: Any, given: Sequence[str | int]) -> NDArray[np.float64]:
+    """log p(the other columns | the columns `given`), (n,), exactly: log p(x) - log p(x_given).
+
+    Columns are names of a DataFrame's, or numbers of an array's.
+    """
+    table = Table.concat([table for _, table in model.intake.tables(X, None, model.chunk)])
+    fields = {field.name: field for field in model.schema.data_fields}
+    cells = [(name, position) for name, field in fields.items() for position in range(max(field.width, 1))]
+    frame = model.schema.container == "dataframe"
+    names = [name if frame else position for name, position in cells]
+    for column in given:
+        if column not in names:
+            raise InvalidOption(f"given: no column {column!r}; columns: {', '.join(str(name) for name in names[:20])}")
+    for (name, position), label in zip(cells, names, strict=True):
+        if label not in given:
+            table = table.with_columns({name: fields[name].hidden(table[name], position)})
+    return np.asarray(model.log_prob(X) - model.log_prob(model.schema.restore(table)))
 
 
 def _parts(model: Model) -> tuple[Mixture, Gaussians, TableCodec]:

@@ -63,6 +63,10 @@ class Components(nn.Module, ABC):
         """The sums of `count` (K,) rows per member that would give the current parameters back (without a prior)."""
 
     @abstractmethod
+    def free_parameters(self) -> int:
+        """Numbers that learning sets, for information criteria."""
+
+    @abstractmethod
     def begin(self, rows: Tensor, observed: Tensor | None) -> None:
         """Parameters of all rows together (n, width), for every member: what a member without rows keeps."""
 
@@ -359,6 +363,9 @@ class Bernoulli(SharedFeatures):
         seen = count[:, None].expand(-1, self.width).clone()
         return {"count": count, "on": seen * self.probability, "seen": seen}
 
+    def free_parameters(self) -> int:
+        return self.size * self.width
+
     def begin(self, rows: Tensor, observed: Tensor | None) -> None:
         on, seen = _totals(rows, observed)
         self.probability.copy_(((on + 0.5) / (seen + 1)).expand_as(self.probability))
@@ -420,6 +427,9 @@ class Poisson(SharedFeatures):
     def implied(self, count: Tensor) -> Sums:
         seen = count[:, None].expand(-1, self.width).clone()
         return {"count": count, "total": seen * self.rate, "seen": seen}
+
+    def free_parameters(self) -> int:
+        return self.size * self.width
 
     def begin(self, rows: Tensor, observed: Tensor | None) -> None:
         total, seen = _totals(rows, observed)
@@ -504,6 +514,9 @@ class Categorical(SharedFeatures):
 
     def implied(self, count: Tensor) -> Sums:
         return {"count": count, "levels": count[:, None] * self.probability}
+
+    def free_parameters(self) -> int:
+        return self.size * (self.width - len(self.widths))
 
     def begin(self, rows: Tensor, observed: Tensor | None) -> None:
         on, _ = _totals(rows, observed)
@@ -612,6 +625,9 @@ class Mixed(SharedFeatures):
 
     def log_prior(self) -> Tensor:
         return sum_tensors([part.log_prior() for _, part in self._pairs()])
+
+    def free_parameters(self) -> int:
+        return sum(part.free_parameters() for _, part in self._pairs())
 
     def begin(self, rows: Tensor, observed: Tensor | None) -> None:
         for columns, part in self._pairs():

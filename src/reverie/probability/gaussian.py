@@ -237,6 +237,9 @@ class DiagonalGaussian(Gaussians, SharedFeatures):
         new = torch.where(seen > EMPTY, new, self.variance)
         self.variance.copy_(keep_if_empty(count, new, self.variance))
 
+    def free_parameters(self) -> int:
+        return self.mean.numel() + self.variance.numel()
+
     def log_prior(self) -> Tensor:
         variance = self.variances()
         return -0.5 * self.prior * (variance.log() + self.overall / variance).sum()
@@ -591,6 +594,9 @@ class FullGaussian(FeaturedGaussians):
         second = count[:, None, None] * (self.covariance - torch.diag(self.floor))
         return {"count": count, "first": torch.zeros_like(self.mean), "second": second}
 
+    def free_parameters(self) -> int:
+        return self.size * (self.width + self.width * (self.width + 1) // 2)
+
     def log_prior(self) -> Tensor:
         precision, log_det = self._precision()
         trace = (precision.diagonal(dim1=1, dim2=2) * self.overall).sum(1)
@@ -715,6 +721,9 @@ class TiedGaussian(FeaturedGaussians):
         second = count.sum() * (self.covariance - torch.diag(self.floor))
         return {"count": count, "first": torch.zeros_like(self.mean), "second": second}
 
+    def free_parameters(self) -> int:
+        return self.size * self.width + self.width * (self.width + 1) // 2
+
     def log_prior(self) -> Tensor:
         precision, log_det = self._precision()
         return -0.5 * self.prior * (log_det[0] + (precision[0].diagonal() * self.overall).sum())
@@ -836,6 +845,10 @@ class LowRankGaussian(CorrelatedGaussians):
     def implied(self, count: Tensor) -> Sums:
         second = count[:, None] * (self.covariances().diagonal(dim1=1, dim2=2) - self.floor)
         return self._with_new_gain({"count": count, "first": torch.zeros_like(self.mean), "second": second})
+
+    def free_parameters(self) -> int:
+        """Loadings count up to a rotation of the factors."""
+        return self.size * (self.width * (self.rank + 2) - self.rank * (self.rank - 1) // 2)
 
     def log_prior(self) -> Tensor:
         return -0.5 * self.prior * (self.variance.log() + self.overall / self.variance).sum()

@@ -76,6 +76,9 @@ class Grouped(Components):
         inner = self.inner.means().view(self.size, self.parts, -1)
         return (inner * self.weight[:, :, None]).sum(1)
 
+    def free_parameters(self) -> int:
+        return self.inner.free_parameters() + self.size * (self.parts - 1)
+
     def log_prior(self) -> Tensor:
         return self.inner.log_prior()
 

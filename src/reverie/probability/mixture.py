@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from reverie.data.space import Batch
-from reverie.errors import DataError
+from reverie.errors import DataError, InvalidOption
 from reverie.inference.kmeans import kmeans
 from reverie.probability.exponential_family import EMPTY, Components, Move, Sums
 from reverie.rng import Noise, generator
@@ -129,6 +129,10 @@ class Mixture(nn.Module):
         remembers: bool = False,
     ) -> None:
         super().__init__()
+        if classes > components.size:
+            raise InvalidOption(
+                f"components={components.size}: y has {classes} classes, each a component of its own; ask for at least as many"
+            )
         zero = torch.zeros(components.size, dtype=torch.float64)
         self.memory = Memory(components.implied(zero)) if remembers else None
         self.components, self.weights = components, weights
@@ -245,6 +249,10 @@ class Mixture(nn.Module):
     def implied(self, rows: float) -> Sums:
         """The sums of `rows` rows that would give the current parameters back."""
         return self.components.implied(self.weights.mean() * rows)
+
+    def free_parameters(self) -> int:
+        """Numbers that learning sets, the weights' among them."""
+        return self.components.free_parameters() + self.components.size - 1
 
     def log_prior(self) -> Tensor:
         """Log density of the priors at the current parameters, up to a constant; zero without priors."""

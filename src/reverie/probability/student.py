@@ -107,6 +107,9 @@ class StudentT(FullGaussian):
         less = count * (torch.digamma(half) - torch.log(half) - 1)
         return {**found, "scaled": count, "log_less_u": less}
 
+    def free_parameters(self) -> int:
+        return super().free_parameters() + (self.size if self.learn_degrees else 0)
+
     def draw(self, k: Tensor, noise: Noise) -> Tensor:
         centred = super().draw(k, noise) - self.mean[k]
         return self.mean[k] + centred / _gamma(self.degrees[k], noise)[:, None].sqrt()

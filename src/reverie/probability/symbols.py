@@ -65,6 +65,9 @@ class Symbols(Components):
         """The likeliest code of each member, (K, 1)."""
         return self.probability.argmax(1, keepdim=True).double()
 
+    def free_parameters(self) -> int:
+        return self.size * (self.levels - 1)
+
     def log_prior(self) -> Tensor:
         return self.smoothing * log_probability(self.probability).sum()
 

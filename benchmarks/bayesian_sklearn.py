@@ -1,0 +1,143 @@
+"""BayesianGaussianMixture against scikit-learn's: 50 components on 8 clusters, n = 50,000, d = 16. Time to the end of
+either fit, both posteriors judged by the same bound, clusters found, adjusted Rand index.
+
+Run as a script it is one side: `bayesian_sklearn.py ours|stepwise|sklearn SEED FILE`, printing its timing; the peer leaves
+its posterior in FILE, which the first side reads with `bound FILE`.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+N, WIDTH, CLUSTERS, MOST = 50_000, 16, 8, 50
+
+
+def data(seed: int, n: int = N) -> tuple[np.ndarray, np.ndarray]:
+    """Eight clusters with full covariances of their own, some of which touch."""
+    rng = np.random.default_rng(seed)
+    means = 3 * rng.normal(size=(CLUSTERS, WIDTH))
+    roots = 0.4 * rng.normal(size=(CLUSTERS, WIDTH, WIDTH)) + np.eye(WIDTH)
+    label = rng.integers(0, CLUSTERS, n)
+    return means[label] + np.einsum("nij,nj->ni", roots[label], rng.normal(size=(n, WIDTH))), label
+
+
+def ours(seed: int, stepwise: bool) -> dict[str, Any]:
+    import reverie as rv
+    from reverie.models.bayesian_mixture import effective_components
+
+    rows, label = data(seed)
+    recipe = rv.BayesianGaussianMixture(components=MOST, stepwise=stepwise)
+    cpu, wall = time.process_time(), time.perf_counter()
+    model = recipe.fit(rows, seed=seed, progress=False, batch_size=2000 if stepwise else 65536)
+    out: dict[str, Any] = {"cpu": time.process_time() - cpu, "wall": time.perf_counter() - wall}
+    found = model.encode(rows).argmax(1)
+    return {
+        **out,
+        "bound": bound(model, rows),
+        "ari": rand_index(label, found),
+        "found": effective_components(model),
+        "passes": len(model.history),
+    }
+
+
+def bound(model: Any, rows: np.ndarray) -> float:
+    """The evidence lower bound per row at the model's posterior, in model units (columns standardised)."""
+    from reverie.data.space import Batch
+
+    prepared = [part for _, _, part in model.intake.prepared(rows, None, 65536)]
+    sums = [model.network.statistics(Batch(x=part.x, rows=len(part)))["log_likelihood"] for part in prepared]
+    return float((sum(sums) + model.network.log_prior()) / len(rows))
+
+
+def peer_bound(seed: int, path: str) -> dict[str, Any]:
+    """The same bound at the peer's posterior, put into a model of ours."""
+    import torch
+
+    import reverie as rv
+
+    rows, _ = data(seed)
+    model = rv.BayesianGaussianMixture(components=MOST).fit(rows, epochs=1, progress=False)
+    network, found = model.network, np.load(path)
+    scale = np.concatenate([np.array(block.scale) for block in model.codec.space.blocks])
+    members, law = network.components, network.weights
+    members.mean.copy_(torch.from_numpy((found["means"] - model.codec.offsets()) / scale))
+    members.covariance.copy_(torch.from_numpy(found["covariances"] / np.outer(scale, scale)))
+    members.beta.copy_(torch.from_numpy(found["mean_precision"]))
+    members.nu.copy_(torch.from_numpy(found["degrees"]))
+    law.order.copy_(torch.arange(MOST))
+    law.first.copy_(torch.from_numpy(found["a"]))
+    law.rest.copy_(torch.from_numpy(found["b"]))
+    return {"cpu": 0.0, "wall": 0.0, "bound": bound(model, rows)}
+
+
+def sklearn(seed: int, path: str) -> dict[str, Any]:
+    from sklearn.metrics import adjusted_rand_score
+    from sklearn.mixture import BayesianGaussianMixture
+
+    rows, label = data(seed)
+    recipe = BayesianGaussianMixture(
+        MOST, weight_concentration_prior_type="dirichlet_process", max_iter=1000, random_state=seed
+    )
+    warnings.simplefilter("ignore")
+    cpu, wall = time.process_time(), time.perf_counter()
+    recipe.fit(rows)
+    out = {"cpu": time.process_time() - cpu, "wall": time.perf_counter() - wall}
+    a, b = recipe.weight_concentration_
+    np.savez(
+        path, means=recipe.means_, covariances=recipe.covariances_, a=a, b=b,
+        mean_precision=recipe.mean_precision_, degrees=recipe.degrees_of_freedom_,
+    )  # fmt: skip
+    ari = float(adjusted_rand_score(label, recipe.predict(rows)))
+    return {**out, "ari": ari, "found": int((recipe.weights_ >= 0.01).sum()), "passes": int(recipe.n_iter_)}
+
+
+def rand_index(a: np.ndarray, b: np.ndarray) -> float:
+    from sklearn.metrics import adjusted_rand_score
+
+    return float(adjusted_rand_score(a, b))
+
+
+def main(peer_python: str, seeds: int = 20, peer_seeds: int = 3, threads: int = 2) -> None:
+    """Ours on every seed, the peer on the first few, alternating."""
+    from harness import RESULTS, in_process, machine
+
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for seed in range(seeds):
+            row: dict[str, Any] = {"seed": seed}
+            for which in ("ours", "stepwise"):
+                found = in_process([sys.executable, __file__, which, str(seed), "-"], threads)
+                row[which] = {"cpu": found.cpu, "wall": found.wall, **found.extra}
+            if seed < peer_seeds:
+                path = str(Path(folder) / f"{seed}.npz")
+                found = in_process([peer_python, __file__, "sklearn", str(seed), path], threads)
+                judged = in_process([sys.executable, __file__, "bound", str(seed), path], threads)
+                row["sklearn"] = {"cpu": found.cpu, "wall": found.wall, **found.extra, **judged.extra}
+            rows.append(row)
+            print(json.dumps(row), flush=True)
+
+    note = f"{threads} threads; time to the end of the fit; bound per row in standardised units at either posterior"
+    document = {"name": "bayesian_sklearn", "note": note, "machine": machine(), "rows": rows}
+    (RESULTS / "bayesian_sklearn.json").write_text(json.dumps(document, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) == 4:
+        which, seed, path = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+        side = {
+            "ours": lambda: ours(seed, False),
+            "stepwise": lambda: ours(seed, True),
+            "sklearn": lambda: sklearn(seed, path),
+            "bound": lambda: peer_bound(seed, path),
+        }[which]
+        print(json.dumps(side()))
+    else:
+        main(str(Path(sys.argv[1])) if len(sys.argv) > 1 else sys.executable)
