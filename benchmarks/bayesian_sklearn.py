@@ -84,7 +84,7 @@ def sklearn(seed: int, path: str) -> dict[str, Any]:
 
     rows, label = data(seed)
     recipe = BayesianGaussianMixture(
-        MOST, weight_concentration_prior_type="dirichlet_process", max_iter=1000, random_state=seed
+        n_components=MOST, weight_concentration_prior_type="dirichlet_process", max_iter=1000, random_state=seed
     )
     warnings.simplefilter("ignore")
     cpu, wall = time.process_time(), time.perf_counter()

@@ -128,3 +128,8 @@ def to_markdown(rows: list[dict[str, Any]]) -> str:
         for r in rows
     ]
     return "\n".join([head, *lines])
+
+
+def data_root() -> Path:
+    """The folder of benchmark data: REVERIE_DATA, or shared/data beside the checkout."""
+    return Path(os.environ.get("REVERIE_DATA", Path(__file__).parents[2] / "shared" / "data"))

@@ -34,6 +34,12 @@ class Family:
     """Whole numbers must be 0 or 1."""
 
     @property
+    def uses_labels(self) -> bool:
+        """Labels that come with the data are learned from unasked. A mixture's components are its own to find: classes
+        that shall name them are given on purpose."""
+        return bool(self.conditions) and (self.needs_y or "predict" not in self.can)
+
+    @property
     def module(self) -> str:
         return self.path.split(":")[0]
 

@@ -41,6 +41,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
 """Verb -> the methods a network's class must have for it."""
 
 _CHUNK = 1024
+_LIGHT_NUMBERS = 2**23
 
 
 def discover(network_type: type[nn.Module]) -> frozenset[str]:
@@ -77,7 +78,7 @@ class Model:
         self.history = history or []
         self.warnings = warnings or []
         self.info = info or {}
-        self.chunk = _CHUNK
+        self.chunk = _chunk(network, codec)
         self.intake = Intake(schema, codec, self.family)
 
     # ------------------------------------------------------------------ what it is
@@ -555,6 +556,13 @@ def restore(estimator: Any, document: dict[str, Any], state: Any) -> Model:
         warnings=document["warnings"],
         info=document["info"],
     )
+
+
+def _chunk(network: nn.Module, codec: Codec) -> int:
+    """Examples computed at a time: more where the network keeps little beside its input."""
+    if not getattr(network, "light", False):
+        return _CHUNK
+    return max(_CHUNK, min(2**16, _LIGHT_NUMBERS // max(codec.space.width, 1)))
 
 
 def _moved(tensor: Tensor | None, device: torch.device) -> Tensor | None:

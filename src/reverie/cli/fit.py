@@ -98,7 +98,7 @@ def _fit(row: catalog.Family, argv: list[str], document: dict[str, Any], path: s
     if source is None:
         raise InvalidOption(f"{prog}: give the data: a path or a name, as in {prog} digits")
     arguments = {**settings.data, **cli_data.data_arguments(parsed, flags_of_data)}
-    if not row.conditions and not cli_data.asked_for_y(arguments):
+    if not row.uses_labels and not cli_data.asked_for_y(arguments):
         arguments["y"] = False
     data = cli_data.read(source, arguments)
     if arguments.get("y") is False and "y" not in settings.data and "y" not in parsed.given:
@@ -123,7 +123,12 @@ def _note_labels(row: catalog.Family, source: str, screen: Screen) -> None:
     from reverie.data.bundled import NAMES
 
     if source in NAMES or source.startswith("hf:"):
-        screen.note(f"note: {row.name} does not learn from labels; those of {source}, if any, are left out")
+        why = (
+            f"--y COLUMN would name {row.name}'s components by them"
+            if row.conditions
+            else "it does not learn from labels"
+        )
+        screen.note(f"note: the labels of {source}, if any, are left out of {row.name}: {why}")
 
 
 def _training(options: dict[str, Any], start: dict[str, Any], screen: Screen) -> Any:

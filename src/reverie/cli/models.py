@@ -21,10 +21,7 @@ def run(argv: list[str], screen: Screen) -> int:
     document = {"families": [dataclasses.asdict(row) for row in rows]}
     head = table(
         ["family", "title", "likelihood", "y", "holes"],
-        [
-            [row.name, row.title, row.likelihood, " ".join(row.conditions) or "-", "yes" if row.holes else "-"]
-            for row in rows
-        ],
+        [[row.name, row.title, row.likelihood, _condition(row), "yes" if row.holes else "-"] for row in rows],
     )
     width = min(shutil.get_terminal_size((100, 24)).columns, 120) if "COLUMNS" in os.environ else 100
     notes = []
@@ -37,6 +34,10 @@ def run(argv: list[str], screen: Screen) -> int:
         ]
     screen.result(document, "\n".join([head, *notes]))
     return OK
+
+
+def _condition(row: catalog.Family) -> str:
+    return (" ".join(row.conditions) or "-") + (" (needed)" if row.needs_y else "")
 
 
 def _wrapped(title: str, words: tuple[str, ...], width: int) -> list[str]:

@@ -195,6 +195,8 @@ def array_column(field: Field, X: Array, error: type[DataError] = DataError) -> 
         raise error(f"{_where(np.isinf(values), 0)} is infinite: replace it, for instance by NaN (missing)")
     if field.kind == "number":
         return values.astype(np.float32 if field.dtype.endswith(("float32", "float16")) else np.float64)
+    if field.kind == "boolean" and values.dtype.kind == "b":
+        return values.astype(np.int8)
     absent = np.isnan(values) if values.dtype.kind == "f" else np.zeros(values.shape, dtype=bool)
     if field.kind == "boolean":
         if not (absent | (values == 0) | (values == 1)).all():

@@ -3,8 +3,10 @@ row per example, sequences one per step."""
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -21,6 +23,9 @@ if TYPE_CHECKING:
     from reverie.data.schema import Field, Schema
 
 _FIT_ROWS = 200_000
+_FEW_ROWS = 4_000
+_LEAST_RUN = 4
+_TURNED = 64
 _ROWS_PER_LEVEL = 20
 """Rows that a gridded column must have per distinct value for these to be categories."""
 _NAT = np.iinfo(np.int64).min
@@ -42,6 +47,10 @@ class Columns:
         sizes = np.concatenate([[0], np.cumsum([step.width for *_, step in steps])]).astype(int)
         self._starts: list[int] = [int(s) for s in sizes[:-1]]
         self.width = int(sizes[-1])
+        entries = list(zip(self._starts, steps, strict=True))
+        self._runs = _runs(entries)
+        inside = {column for run in self._runs for column in range(run.columns.start, run.columns.stop)}
+        self._singles = [entry for entry in entries if entry[0] not in inside]
         noisy = [(s, step.dequantise_step) for s, (*_, step) in zip(self._starts, steps, strict=True)]
         self.noisy = torch.tensor([s for s, width in noisy if width], dtype=torch.long)
         self.noise_steps = torch.tensor([width for _, width in noisy if width], dtype=torch.float64)
@@ -57,8 +66,7 @@ class Columns:
         steps: Placed = []
         holes = False
         for field in fields:
-            for position in [None] if not field.shape else list(range(values[field.name].shape[1])):
-                column = values[field.name] if position is None else values[field.name][:, position]
+            for position, column in _each(field, values[field.name]):
                 label = field.name if position is None else f"{field.name}[{position}]"
                 has_holes = bool(np.isnan(column).any())
                 if has_holes and wants.missing == "refuse":
@@ -87,7 +95,15 @@ class Columns:
         """
         x, log_det = np.zeros((n, self.width)), np.zeros(n)
         observed = np.ones((n, self.width), bool)
-        for start, (name, position, step) in zip(self._starts, self.steps, strict=True):
+        for run in self._runs:
+            block = columns[run.name][:, run.positions]
+            gaps = np.isnan(block)
+            if gaps.any():
+                if refuses:
+                    raise UnsupportedData(hole_text(run.name, refuses))
+                observed[:, run.columns] = ~gaps
+            log_det += run.fill(block, gaps, x[:, run.columns])
+        for start, (name, position, step) in self._singles:
             values = columns[name] if position is None else columns[name][:, position]
             if refuses and not isinstance(step, col.Flagged) and np.isnan(values).any():
                 raise UnsupportedData(hole_text(name, refuses))
@@ -133,6 +149,71 @@ class Columns:
         return cls([(name, position, col.step_from_json(step)) for name, position, step in data])
 
 
+@dataclass
+class _Run:
+    """Neighbouring positions of one array block whose steps are alike and simple: mapped as a matrix."""
+
+    name: str
+    positions: slice
+    columns: slice
+    mean: Floats | None
+    """Of affine steps, with `sd`; None for bits."""
+    sd: Floats | None
+
+    def fill(self, block: Floats, gaps: NDArray[np.bool_], out: Floats) -> Floats:
+        """Write the model columns of `block` (n, w), and return log |d model / d data| (n,)."""
+        some = bool(gaps.any())
+        if self.mean is None or self.sd is None:
+            off = (block != 0) & (block != 1)
+            out[:] = np.where(gaps, 0.0, block) if some else block
+            return np.where((off & ~gaps).any(1), -np.inf, 0.0)
+        np.subtract(block, self.mean, out=out)
+        out /= self.sd
+        logs = np.log(self.sd)
+        if not some:
+            return np.full(len(block), -logs.sum())
+        out[gaps] = 0.0
+        return np.asarray(-((~gaps).astype(np.float64) @ logs))
+
+
+def _runs(entries: list[tuple[int, tuple[str, int | None, col.ColumnStep]]]) -> list[_Run]:
+    """The runs of at least four simple steps alike."""
+    out: list[_Run] = []
+
+    def key(entry: tuple[int, tuple[str, int | None, col.ColumnStep]]) -> tuple[object, ...]:
+        start, (name, position, step) = entry
+        simple = position is not None and isinstance(step, col.Affine | col.Bit)
+        return (name, type(step), start - (position or 0)) if simple else (start,)
+
+    for _, group in itertools.groupby(entries, key):
+        found = list(group)
+        if len(found) < _LEAST_RUN:
+            continue
+        start, (name, position, _) = found[0]
+        assert position is not None
+        affine = [step for _, (_, _, step) in found if isinstance(step, col.Affine)]
+        out.append(
+            _Run(
+                name,
+                slice(position, position + len(found)),
+                slice(start, start + len(found)),
+                np.array([step.mean for step in affine]) if affine else None,
+                np.array([step.sd for step in affine]) if affine else None,
+            )
+        )
+    return out
+
+
+def _each(field: Field, values: Floats) -> Iterator[tuple[int | None, Floats]]:
+    """(position, column) for the columns of a field, contiguous: a few are turned at a time, as strides are slow."""
+    if not field.shape:
+        yield None, values
+        return
+    for first in range(0, values.shape[1], _TURNED):
+        for offset, column in enumerate(np.ascontiguousarray(values[:, first : first + _TURNED].T)):
+            yield first + offset, column
+
+
 def hole_text(label: str, family: str) -> str:
     return f"column {label!r} has missing cells, which {family} does not take. Drop or fill them first"
 
@@ -156,9 +237,10 @@ def fit_step(schema: Schema, field: Field, label: str, values: NDArray[np.float6
     whole = bool((values >= 0).all() and (values == np.round(values)).all())
     if wants.discrete == "counts" and whole and field.kind == "integer":
         return col.Count()
+    if wants.discrete == "density":  # only whether values repeat matters: few of them tell
+        few = col.profile(values[:: max(1, values.size // _FEW_ROWS)], integer=field.kind == "integer")
+        return _continuous(values, wants, tied=few.kind != "continuous")
     found = _profile(values, integer=field.kind == "integer")
-    if wants.discrete == "density":
-        return _continuous(values, wants, tied=found.kind != "continuous")
     if values.min() == values.max():
         if wants.mixed:
             return col.Constant(float(values[0]))
@@ -243,7 +325,11 @@ def _grid(field: Field, label: str, values: NDArray[np.float64], found: col.Prof
 def to_float(field: Field, values: NDArray[Any]) -> NDArray[np.float64]:
     """A table column as float64 with NaN for missing; datetimes become seconds since 1970."""
     if field.kind in ("boolean", "category"):
-        return np.where(values < 0, np.nan, values.astype(np.float64))
+        numbers: Floats = values.astype(np.float64)
+        gaps = values < 0
+        if gaps.any():
+            numbers[gaps] = np.nan
+        return numbers
     if field.kind == "datetime":
         return np.where(values == _NAT, np.nan, values.astype(np.float64) / 1e9)
     return values.astype(np.float64)

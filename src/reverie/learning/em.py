@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -22,21 +22,27 @@ Sums = dict[str, Tensor]
 
 
 class HasStatistics(Protocol):
-    """A network that EM can train. Statistics are sums over rows in float64, with "log_likelihood", "rows" (their
-    weight) and "hidden" (the weight of rows with something hidden) among them; `maximise` sets the parameters and
-    returns the function that re-reads older sums from the new ones; `implied(rows)` are sums that would give the present
-    parameters back, `remembered()` those they came from, where the family keeps them; `propose` gives other sums worth a
-    try; `rescue` gives members without rows a new start and says whether there were any."""
+    """A network that EM can train. Statistics are sums over rows in float64, with "log_likelihood" and "rows" (their
+    weight) among them, and "hidden" (the weight of rows with something hidden) where that may be less than all;
+    `maximise` sets the parameters, and may return the function that re-reads older sums from the new ones."""
 
     def start(self, batches: Callable[[], Iterable[Batch]], seed: int) -> None: ...
     def statistics(self, batch: Batch) -> Sums: ...
+    def maximise(self, sums: Sums) -> Callable[[Sums], Sums] | None: ...
+
+
+class HasMore(HasStatistics, Protocol):
+    """What a network may also have. `log_likelihood` (rows,) scores held-out rows; `log_prior` counts in the objective;
+    `implied(rows)` are sums that would give the present parameters back, which memory and stepwise EM need;
+    `remembered()` those they came from, where the family keeps them; `propose` gives other sums worth a try; `rescue`
+    gives members without rows a new start and says whether there were any."""
+
     def log_likelihood(self, batch: Batch) -> Tensor: ...
-    def maximise(self, sums: Sums) -> Callable[[Sums], Sums]: ...
+    def log_prior(self) -> Tensor: ...
     def implied(self, rows: float) -> Sums: ...
     def remembered(self) -> Sums: ...
-    def log_prior(self) -> Tensor: ...
-    def rescue(self, sums: Sums) -> bool: ...
     def propose(self, sums: Sums, most: int) -> Sums | None: ...
+    def rescue(self, sums: Sums) -> bool: ...
 
 
 _PATIENCE = 3
@@ -88,8 +94,9 @@ class ExpectationMaximisation(Learner):
         if self._fresh:
             self.network.start(batches, self._run.seed)  # type: ignore[operator]
         elif self.per_pass:
-            remembered = self.network.remembered()  # type: ignore[operator]
-            self._carried = remembered or (self.network.implied(self._memory) if self._memory else {})  # type: ignore[operator]
+            self._carried = self._ask("remembered", {})
+            if self._memory and not self._carried:
+                self._carried = self.network.implied(self._memory)  # type: ignore[operator]
         if self._decay is not None:
             self._total = sum(
                 float(len(batch.x) if batch.weight is None else batch.weight.sum()) for batch in batches()
@@ -105,7 +112,7 @@ class ExpectationMaximisation(Learner):
         if self._decay is not None:
             self._run.sum_all(list(found.values()))
             self._blend(found, self._decay)
-            found = {name: found[name] / self._run.world for name in _TALLIES}
+            found = {name: found[name] / self._run.world for name in _TALLIES if name in found}
         for name, value in found.items():
             self._sums[name] = self._sums[name] + value if name in self._sums else value
         return {}
@@ -116,23 +123,32 @@ class ExpectationMaximisation(Learner):
         self._step += 1
         scale = (self._total / found["rows"].clamp_min(1e-300)).item()
         moved = {name: value + rate * (found[name] * scale - value) for name, value in self._running.items()}
-        self._running = self.network.maximise(moved)(moved)  # type: ignore[operator]
+        self._running = self._maximise(moved)(moved)
+
+    def _maximise(self, sums: Sums) -> Callable[[Sums], Sums]:
+        move = self.network.maximise(sums)  # type: ignore[operator]
+        return _same if move is None else move
+
+    def _ask(self, method: str, default: Any, *arguments: Any) -> Any:
+        """What the network's own method says, or `default` for a family without it."""
+        found = getattr(self.network, method, None)
+        return default if found is None else found(*arguments)
 
     @torch.no_grad()
     def epoch_end(self) -> Metrics:
         self._run.sum_all(list(self._sums.values()))
         sums, self._sums = self._sums, {}
         rows = sums["rows"]
-        self._hidden = float(sums["hidden"])
-        prior = self.network.log_prior()  # type: ignore[operator]
+        self._hidden = float(sums.get("hidden", rows))
+        prior = self._ask("log_prior", torch.zeros_like(rows))
         mean, penalty = sums["log_likelihood"] / rows, prior / rows
         value = float(mean + penalty)
         kept = self._judge(value)
         if kept and self.per_pass:
             total = {name: value + sums[name] for name, value in self._carried.items()} or sums
-            move = self.network.maximise(total)  # type: ignore[operator]
+            move = self._maximise(total)
             self._carried = move(self._carried) if self._carried else {}
-            if self._rescues and self.network.rescue(sums):  # type: ignore[operator]
+            if self._rescues and self._ask("rescue", False, sums):
                 self._rescues -= 1
             self._propose(move(sums))
         elif kept:
@@ -147,7 +163,7 @@ class ExpectationMaximisation(Learner):
 
     def _propose(self, sums: Sums) -> None:
         """Ask the network for something better than `sums`, to be tried in the next pass."""
-        proposal = self.network.propose(sums, self._most) if self._most and not self._carried else None  # type: ignore[operator]
+        proposal = self._ask("propose", None, sums, self._most) if self._most and not self._carried else None
         self._pending = proposal or {}
         if proposal is None:
             self._most = 0
@@ -156,7 +172,7 @@ class ExpectationMaximisation(Learner):
         """Put the proposal in place of what there is; the end of this pass decides."""
         self._kept = {name: value.clone() for name, value in self.network.state_dict().items()}
         self._running_kept = self._running
-        moved = self.network.maximise(self._pending)(self._pending)  # type: ignore[operator]
+        moved = self._maximise(self._pending)(self._pending)
         self._running = moved if self._running else {}
         self._pending, self._tried = {}, True
 
@@ -173,6 +189,8 @@ class ExpectationMaximisation(Learner):
 
     @torch.no_grad()
     def validate(self, batch: Batch, noise: Noise) -> Metrics:
+        if not hasattr(self.network, "log_likelihood"):
+            return {"loss": -self.network.statistics(batch)["log_likelihood"] / batch.rows}  # type: ignore[operator]
         log_p = self.network.log_likelihood(batch)  # type: ignore[operator]
         return {"loss": -(log_p.sum() if batch.weight is None else log_p @ batch.weight.double()) / batch.rows}
 
@@ -196,3 +214,8 @@ class ExpectationMaximisation(Learner):
             setattr(self, name, {key: value.to(device).clone() for key, value in state["dicts"][name].items()})
         for name in _SCALARS:
             setattr(self, name, state["scalars"][name])
+
+
+def _same(sums: Sums) -> Sums:
+    """The re-reading of sums that do not depend on the parameters."""
+    return sums

@@ -303,7 +303,8 @@ class ChainNetwork(nn.Module):
             gamma = found.gamma if importance is None else found.gamma * importance[:, None]
             sums, log_p = self.emission.sums(x.values, batch.observed, gamma), found.log_prob
         else:
-            log_b = self.emission.log_prob_of(packed.features, holes).t()
+            room = layout.room("emission", self.emission.size, packed.features)
+            log_b = self.emission.log_prob_of(packed.features, holes, room).t()
             if batch.y is not None:
                 log_b = log_b + layout.pack(self._given(batch.y)).to(log_b.dtype)
             found = mp.posteriors(log_b, layout, self.initial, self.transition, weights=weight, packed=True)

@@ -248,10 +248,10 @@ class SharedFeatures(Components):
             self.write(*_transposed(x, observed, rows), out[:, rows])
         return out
 
-    def log_prob_of(self, features: Tensor, holes: bool) -> Tensor:
-        """log p(x | k) less log h(x) from kept features, member-major (K, n), in their type."""
+    def log_prob_of(self, features: Tensor, holes: bool, out: Tensor) -> Tensor:
+        """log p(x | k) less log h(x) from kept features, member-major into out (K, n), in their type."""
         eta, constant = self._coefficients(features.dtype, holes)
-        return torch.addmm(constant[:, None].to(features.dtype), eta, features)
+        return torch.addmm(constant[:, None].to(features.dtype), eta, features, out=out)
 
     def sums_of(self, features: Tensor, r: Tensor, holes: bool) -> Sums:
         """`sums` from kept features and member-major weights r (K, n)."""

@@ -194,9 +194,19 @@ class DiagonalGaussian(Gaussians, SharedFeatures):
         variance = self.variances()
         half = -0.5 * (variance.log() + LOG_2PI)
         out = torch.empty(len(x), self.size, dtype=torch.float64, device=x.device)
-        for k in range(self.size):
-            cells = half[k] - 0.5 * (torch.nan_to_num(x).double() - self.mean[k]).square() / variance[k]
-            out[:, k] = cells.sum(1) if observed is None else (cells * observed).sum(1)
+
+        def work(part: Sequence[slice]) -> None:
+            for rows in part:
+                cells = torch.nan_to_num(x[rows].double())
+                seen = None if observed is None else observed[rows].double()
+                for k in range(self.size):
+                    square = (cells - self.mean[k]).square_()
+                    if seen is not None:
+                        square *= seen
+                    constant = half[k].sum() if seen is None else seen @ half[k]
+                    out[rows, k] = constant - 0.5 * (square @ (1 / variance[k]))
+
+        in_parallel(work, slices(len(x), piece_rows(2 * self.width)), x.device)
         return out
 
     def sums(self, x: Tensor, observed: Tensor | None, r: Tensor) -> Sums:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from reverie.data.space import Batch
-from reverie.errors import DataError, InvalidOption
+from reverie.errors import DataError
 from reverie.inference.kmeans import kmeans
 from reverie.probability.exponential_family import EMPTY, Components, Move, Sums
 from reverie.rng import Noise, generator
@@ -115,6 +115,8 @@ class Mixture(nn.Module):
     """Weights (K,) over a set of K components. The network of every mixture family, learned by EM."""
 
     likelihood = "exact"
+    light = True
+    """Needs little memory beside its input."""
     marginalises = True
     """Without y, `log_prob` sums over the members by itself."""
 
@@ -130,7 +132,7 @@ class Mixture(nn.Module):
     ) -> None:
         super().__init__()
         if classes > components.size:
-            raise InvalidOption(
+            raise DataError(
                 f"components={components.size}: y has {classes} classes, each a component of its own; ask for at least as many"
             )
         zero = torch.zeros(components.size, dtype=torch.float64)
