@@ -20,6 +20,7 @@ _NAMES = {
     "Dataset": "reverie.data.dataset",
     "Schema": "reverie.data.schema",
     "load_data": "reverie.data.sources",
+    "sequences": "reverie.data.sources",
     "as_dataset": "reverie.data.dataset",
     "load": "reverie.store",
     "resume": "reverie.store",

@@ -9,6 +9,7 @@ from reverie.data.dataset import Dataset as Dataset
 from reverie.data.dataset import as_dataset as as_dataset
 from reverie.data.schema import Schema as Schema
 from reverie.data.sources import load_data as load_data
+from reverie.data.sources import sequences as sequences
 from reverie.estimator import Estimator as Estimator
 from reverie.estimator import dry_run as dry_run
 from reverie.estimator import finetune as finetune

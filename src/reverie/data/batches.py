@@ -40,7 +40,7 @@ class Batches:
         self._token = object()
         self._prepared: Prepared | None = None
         if data.in_memory:
-            self._prepared = codec.prepare(data.take(np.arange(self.n)))
+            self._prepared = codec.prepare(data.whole())
 
     @property
     def _steady(self) -> bool:

@@ -69,7 +69,7 @@ def _fit_sample(train: Dataset) -> Table:
     if len(train) == 0:
         raise DataError("the training data have no rows")
     if train.in_memory or len(train) <= _FIT_ROWS:
-        return train.take(np.arange(len(train)))
+        return train.whole()
     return train.take(np.linspace(0, len(train) - 1, _FIT_ROWS).astype(np.int64))
 
 

@@ -332,7 +332,7 @@ def to_float(field: Field, values: NDArray[Any]) -> NDArray[np.float64]:
         return numbers
     if field.kind == "datetime":
         return np.where(values == _NAT, np.nan, values.astype(np.float64) / 1e9)
-    return values.astype(np.float64)
+    return values.astype(np.float64, copy=False)
 
 
 def from_float(field: Field, values: NDArray[np.float64]) -> NDArray[Any]:

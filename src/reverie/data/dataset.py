@@ -92,6 +92,13 @@ class Dataset:
         """
         return self.source.take(self._positions(index))
 
+    def whole(self) -> Table:
+        """All rows as a table that is only read: it may share memory with the data."""
+        positions = self._positions(slice(None))
+        if isinstance(self.source, MemorySource) and np.array_equal(positions, np.arange(self.source.n)):
+            return self.source.table
+        return self.source.take(positions)
+
     def _positions(self, index: Array | Sequence[int] | slice) -> Array:
         """Row numbers of this view, any usual way of indexing, as row numbers of the source."""
         n = len(self)
