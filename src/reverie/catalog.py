@@ -146,6 +146,7 @@ _BUILT_IN = (
         can=_MIXTURE,
         kinds=("number", "integer", "category", "boolean", "datetime", "image"),
         conditions=("labels",),
+        functions=("naive_bayes.joint_log_prob",),
         likelihood="exact",
         holes=True,
         needs_y=True,

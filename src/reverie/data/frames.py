@@ -144,7 +144,7 @@ def infer_frame(
     return Schema(tuple(fields), "dataframe"), Table(columns, len(X))
 
 
-def read_frame(schema: Schema, X: Any, y: Any = None, *, partial: bool = False) -> Table:
+def read_frame(schema: Schema, X: Any, y: Any = None, *, partial: bool = False, unseen: bool = False) -> Table:
     """Later rows against a known schema; see `Schema.read`."""
     labels = column_labels(X, SchemaMismatch)
     names = [str(label) for label in labels]
@@ -174,7 +174,9 @@ def read_frame(schema: Schema, X: Any, y: Any = None, *, partial: bool = False) 
                 series = as_condition(X.iloc[:, position[field.name]], field.name, field.kind)
                 columns[field.name] = condition_values(field, series, SchemaMismatch)
             else:
-                columns[field.name] = column_values(field, X.iloc[:, position[field.name]], SchemaMismatch)
+                series = X.iloc[:, position[field.name]]
+                lenient = unseen and field.role in ("data", "target")
+                columns[field.name] = column_values(field, series, SchemaMismatch, unseen=lenient)
         elif field.role in ("data", "target"):
             columns[field.name] = missing_column(field, len(X))
     condition = schema.condition

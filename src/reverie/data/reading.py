@@ -137,14 +137,14 @@ def _what(X: Any) -> str:
 
 
 def read(schema: Schema, X: Any, y: Any = None, *, partial: bool = False, unseen: bool = False) -> Table:
-    """`Schema.read`: later data against a known schema; `unseen`: categories never seen are missing steps."""
+    """`Schema.read`: later data against a known schema; `unseen`: categories never seen are missing."""
     if schema.container == "long":
         return read_long(schema, X, y, partial=partial, unseen=unseen)
     if schema.container == "dataframe":
         if not is_frame(X):
             columns = ", ".join(str(field.column_name) for field in schema.data_fields[:6])
             raise SchemaMismatch(f"X is {_what(X)}, where a DataFrame with the columns {columns} is wanted")
-        return read_frame(schema, X, y, partial=partial)
+        return read_frame(schema, X, y, partial=partial, unseen=unseen)
     field = schema.data_fields[0]
     if is_frame(X):
         raise SchemaMismatch("X is a DataFrame, but the schema was made from an array: give X.to_numpy()")

@@ -108,6 +108,11 @@ class SequenceCodec(Codec):
             self.condition is not None and self.condition.kind == "steps",
         )
 
+    def step_log_det(self, table: Table) -> NDArray[np.float64]:
+        """log |d model / d data| of every step, (N,): `Prepared.log_det` before it is summed over each sequence."""
+        values, lengths = _pack_fields(self.schema, table, self.alphabets, self.unseen)
+        return self.columns.prepare(values, int(lengths.sum()), refuses=None)[2]
+
     def noise(self, x: Ragged, noise: Noise) -> Ragged:
         """Uniform noise inside the cells of dequantised columns. A sequence draws for `longest` steps whatever its own
         length (and again for those beyond, in later data), so its noise does not depend on its neighbours."""

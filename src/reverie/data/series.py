@@ -189,12 +189,13 @@ def _check_zone(series: Any, name: str) -> None:
             raise DataError(f"column {name!r}: time zone {dtype.tz} has no name: convert it with .dt.tz_convert('UTC')")
 
 
-def column_values(field: Field, series: Any, error: type[DataError]) -> Array:
-    """The cells as a table column of this field, shape (n,). Raises `error` naming column, row and value."""
+def column_values(field: Field, series: Any, error: type[DataError], *, unseen: bool = False) -> Array:
+    """The cells as a table column of this field, shape (n,). Raises `error` naming column, row and value; with `unseen`
+    a category that was never seen is missing."""
     if field.kind == "text":
         return _text(field, series)
     if field.kind == "category":
-        return category_codes(field, series, error)
+        return category_codes(field, series, error, unseen=unseen)
     cells = family(series, field.name, error)
     if field.parsed and cells == "text":
         series = parse_text(series, field.name, field.kind, error)

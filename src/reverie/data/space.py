@@ -43,7 +43,7 @@ class Wants:
     symbols: bool = False
     """Sequences: categories and characters as codes in one column ("symbol") instead of one-hot blocks."""
     unseen: Literal["refuse", "missing"] = "refuse"
-    """Sequences: what a category or character never seen in training is; "missing": a step that is not observed."""
+    """What a category or character never seen in training is in later data: an error, or a missing cell."""
     levels: int = 0
     """Gridded columns with at most so many distinct values (and rows enough) become categories."""
     partial: bool = False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -30,11 +30,12 @@ class TableCodec(Codec):
         dtype: str,
         missing: bool,
         refuses_holes: str | None,
+        unseen: Literal["refuse", "missing"] = "refuse",
         condition: ConditionCodec | None,
     ) -> None:
         self.schema, self.columns, self.condition = schema, columns, condition
         self.steps = columns.steps
-        self._refuses_holes = refuses_holes
+        self._refuses_holes, self.unseen = refuses_holes, unseen
         self.space = Space(
             blocks=columns.blocks,
             missing=missing,
@@ -54,6 +55,7 @@ class TableCodec(Codec):
             dtype=wants.dtype,
             missing=holes and wants.missing == "mask",
             refuses_holes=None if wants.missing == "mask" else wants.family,
+            unseen=wants.unseen,
             condition=condition,
         )
 
@@ -98,6 +100,7 @@ class TableCodec(Codec):
             "dtype": self.space.dtype,
             "missing": self.space.missing,
             "refuses_holes": self._refuses_holes,
+            "unseen": self.unseen,
             "steps": self.columns.to_json(),
             "condition": self.condition.to_json() if self.condition else None,
         }
@@ -110,5 +113,6 @@ class TableCodec(Codec):
             dtype=data["dtype"],
             missing=data["missing"],
             refuses_holes=data["refuses_holes"],
+            unseen=data["unseen"],
             condition=ConditionCodec.from_json(data["condition"]) if data["condition"] else None,
         )

@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from pydantic import Field
 from torch import Tensor, nn
 
+from reverie import catalog
 from reverie.config import recipe
 from reverie.data.codec import fit_codec
 from reverie.data.dataset import as_dataset
@@ -24,7 +25,7 @@ from reverie.data.schema import Schema
 from reverie.data.sequences import SequenceCodec
 from reverie.data.space import Batch, Ragged, Space, Wants
 from reverie.data.table import Table
-from reverie.errors import DataError, InvalidOption, Unsupported
+from reverie.errors import DataError, InvalidOption, Unsupported, UnsupportedData
 from reverie.estimator import Estimator
 from reverie.inference import message_passing as mp
 from reverie.inference.kmeans import kmeans
@@ -37,7 +38,7 @@ from reverie.probability.columns import column_set
 from reverie.probability.exponential_family import EMPTY, Components, SharedFeatures, Sums
 from reverie.probability.gaussian import CorrelatedGaussians, Gaussians
 from reverie.probability.grouped import Grouped
-from reverie.rng import Noise, RowNoise, generator, stream
+from reverie.rng import LatticeNoise, Noise, RowNoise, generator, stream
 
 _DECAY = 0.65
 _START_STEPS = 20_000
@@ -105,6 +106,13 @@ class HMM(Estimator):
                 raise InvalidOption("allowed: give it or a topology, not both")
 
     def wants(self, schema: Schema) -> Wants:
+        flat = [field for field in schema.data_fields if field.kind not in ("sequence", "text")]
+        if flat and schema.container != "long":
+            raise UnsupportedData(
+                f"hmm learns from sequences, and {flat[0].name!r} holds one {flat[0].kind} per row: give a list of arrays "
+                "(T, d), [X] for a single one; for a DataFrame of steps give reverie.sequences(df, by=..., time=...). "
+                f"Families that can: {catalog.who_takes({field.kind for field in flat}, but='hmm')}"
+            )
         # Columns that are correlated given the state need reals; else grid points keep a probability of their own.
         discrete = "native" if self.covariance == "diag" else "dequantise"
         return Wants(
@@ -597,9 +605,8 @@ def _names(model: Model) -> list[Any]:
 def _log_emissions(model: Model, X: Any) -> Iterable[tuple[Table, Ragged, Tensor]]:
     """(table, x, log p(x_t | z_t)) for chunks of X."""
     network = _chain(model)
-    for start, table, prepared in model.intake.prepared(X, None, model.chunk):
-        noise = RowNoise(stream(0, "dequantise"), len(prepared), start=start, dtype=model.codec.space.torch_dtype)
-        x = model.codec.noise(prepared.x, noise).to(model.device)
+    for _, table, prepared in model.intake.prepared(X, None, model.chunk):
+        x = model.codec.noise(prepared.x, LatticeNoise(len(prepared), 0, 1)).to(model.device)
         observed = None if prepared.observed is None else prepared.observed.to(model.device)
         yield table, x, network.log_emission(x, observed, None)
 
@@ -643,14 +650,16 @@ def sample_paths(model: Model, X: Any, *, n_draws: int = 1, seed: int = 0) -> li
 
 @torch.no_grad()
 def one_step_log_prob(model: Model, X: Any) -> Any:
-    """log p(x_t | x_1 .. x_{t-1}) of every step, in model units' measure plus the codec's: how surprising each step was
-    given the past. An array per sequence, or one for the rows of a long DataFrame."""
-    network = _chain(model)
+    """log p(x_t | x_1 .. x_{t-1}) of every step in nats, in the data's own units: how surprising each step was given the
+    past. An array per sequence, which sums to its `log_prob`, or one for the rows of a long DataFrame. Dequantised
+    columns are taken at the middle of their cells."""
+    network, codec = _chain(model), model.codec
+    assert isinstance(codec, SequenceCodec)
     tables, parts = [], []
     for table, x, log_b in _log_emissions(model, X):
         found = mp.filter_forward(log_b, network.layout(x), network.initial, network.transition)
         tables.append(table)
-        parts.append(found.log_normaliser.cpu().numpy())
+        parts.append(found.log_normaliser.cpu().numpy() + codec.step_log_det(table))
     return model.intake.steps(tables, np.concatenate(parts))
 
 
@@ -658,8 +667,8 @@ def one_step_log_prob(model: Model, X: Any) -> Any:
 def forecast(model: Model, X: Any, steps: int, *, n_draws: int = 1, seed: int = 0) -> list[Any]:
     """`n_draws` continuations of `steps` steps after the end of every sequence, drawn from p(x_{T+1..T+steps} | x_1..T).
 
-    Each is in the form of the training data (a list of arrays, texts ...). Raises `InvalidOption` for a long DataFrame:
-    its time column cannot be continued for rows that do not exist.
+    Each is in the form of the training data: a list of arrays, texts, or a long DataFrame whose sequences and times are
+    numbered as in samples.
     """
     network, seed = _chain(model), check_seed(seed)
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:

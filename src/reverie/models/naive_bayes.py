@@ -9,18 +9,21 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import Field
 from torch import nn
 
 from reverie.config import recipe
 from reverie.data.schema import Schema
 from reverie.data.space import Discrete, Space, Wants
-from reverie.errors import UnsupportedData
+from reverie.errors import Unsupported, UnsupportedData
 from reverie.estimator import Estimator
 from reverie.learning.em import ExpectationMaximisation
 from reverie.learning.phases import Phase
 from reverie.learning.run import Run
+from reverie.model import Model
 from reverie.probability.columns import column_set
 from reverie.probability.mixture import Mixture, PointWeights, UniformWeights, Weights
 
@@ -85,6 +88,20 @@ class NaiveBayes(Estimator):
             return ExpectationMaximisation(network, run, tol=self.tol, fresh=fresh)
 
         return [Phase("count", learner, shuffle=False)]
+
+
+@torch.no_grad()
+def joint_log_prob(model: Model, X: Any) -> NDArray[np.float64]:
+    """log p(x, y = c) for every class, (n, classes), in nats and the data's own units; its log-sum over classes is
+    `log_prob(X)`, its softmax `predict_proba(X)`."""
+    if not isinstance(model.network, Mixture) or not model.classes:
+        raise Unsupported(f"this needs a model with classes, such as naive_bayes, not {model.family} without y")
+    own = np.stack([model.log_prob(X, np.array([label] * _rows(model, X))) for label in model.classes], axis=1)
+    return np.asarray(own + model.network.class_log_prior().cpu().numpy())
+
+
+def _rows(model: Model, X: Any) -> int:
+    return sum(table.n for _, table in model.intake.tables(X, None, model.chunk))
 
 
 def floors(space: Space, share: float) -> torch.Tensor:

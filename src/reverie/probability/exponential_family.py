@@ -42,6 +42,8 @@ class Components(nn.Module, ABC):
 
     size: int
     width: int
+    own: tuple[str, ...] = ()
+    """Buffers that have one entry per member; others belong to all of them."""
     needs_rows = True
     """A member without rows is a waste; False where it is how superfluous ones go."""
 
@@ -80,11 +82,14 @@ class Components(nn.Module, ABC):
 
     def split(self, source: int, target: int) -> None:
         """Give member `target` the parameters of `source`, and part the two a little."""
-        for part in self.modules():
-            for buffer in part.buffers(recurse=False):
-                if buffer.ndim and buffer.shape[0] == self.size and buffer.dtype.is_floating_point:
-                    buffer[target] = buffer[source]
+        self._copy(source, target)
         self._part(source, target)
+
+    def _copy(self, source: int, target: int) -> None:
+        """Give member `target` the parameters of `source`."""
+        for name in self.own:
+            buffer = self.get_buffer(name)
+            buffer[target] = buffer[source]
 
     @abstractmethod
     def _part(self, source: int, target: int) -> None:
@@ -157,6 +162,10 @@ class SharedFeatures(Components):
     def base(self, x: Tensor, observed: Tensor | None) -> Tensor | None:
         """log h(x), (m,) float64 of x (width, m); None when it is 0."""
         return None
+
+    def complete(self, holes: bool) -> bool:
+        """Features, base and sums say all there is to know of a row; with `holes`, of rows with missing cells."""
+        return True
 
     def safe(self, dtype: torch.dtype) -> bool:
         """The expansion eta T(x) loses no digits that matter in this type, at the current parameters."""
@@ -320,6 +329,7 @@ def keep_if_empty(count: Tensor, new: Tensor, old: Tensor) -> Tensor:
 class Bernoulli(SharedFeatures):
     """Bits: P(x_j = 1 | k) = p_kj, with a Beta(1 + a, 1 + a) prior on each (a = pseudo-count, Laplace smoothing at 1)."""
 
+    own = ("probability",)
     probability: Tensor
 
     def __init__(self, size: int, width: int, *, smoothing: float = 0.0) -> None:
@@ -380,6 +390,7 @@ class Bernoulli(SharedFeatures):
 class Poisson(SharedFeatures):
     """Counts: P(x_j | k) = rate^x e^-rate / x!, with a Gamma prior that adds `smoothing` rows of the overall rate."""
 
+    own = ("rate",)
     rate: Tensor
     overall: Tensor
 
@@ -467,6 +478,7 @@ class Poisson(SharedFeatures):
 class Categorical(SharedFeatures):
     """Fields of one-hot columns: P(level l of field j | k), each with a Dirichlet(1 + a) prior (a = pseudo-count)."""
 
+    own = ("probability",)
     probability: Tensor
     field: Tensor
 
@@ -576,13 +588,31 @@ class Mixed(SharedFeatures):
     def safe(self, dtype: torch.dtype) -> bool:
         return self._all_shared and all(part.safe(dtype) for _, part in self._pairs())
 
+    def complete(self, holes: bool) -> bool:
+        return self._all_shared and all(part.complete(holes) for _, part in self._pairs())
+
+    def _together(self, x: Tensor, observed: Tensor | None) -> bool:
+        """All parts may be computed from features side by side."""
+        return self.complete(observed is not None) and self.safe(x.dtype)
+
     def log_prob(self, x: Tensor, observed: Tensor | None = None) -> Tensor:
-        if self.safe(x.dtype):
+        if self._together(x, observed):
             return super().log_prob(x, observed)
         return sum_tensors([part.log_prob(x[:, c], _columns(observed, c)) for c, part in self._pairs()])
 
+    def expect(
+        self,
+        x: Tensor,
+        observed: Tensor | None,
+        log_weights: Tensor,
+        weight: Tensor | None = None,
+        given: Tensor | None = None,
+    ) -> tuple[Sums, Tensor]:
+        kind = SharedFeatures if self._together(x, observed) else Components
+        return kind.expect(self, x, observed, log_weights, weight, given)
+
     def sums(self, x: Tensor, observed: Tensor | None, r: Tensor) -> Sums:
-        if self.safe(x.dtype):
+        if self._together(x, observed):
             return super().sums(x, observed, r)
         out: Sums = {}
         for number, (columns, part) in enumerate(self._pairs()):
@@ -612,6 +642,10 @@ class Mixed(SharedFeatures):
             return out
 
         return move
+
+    def _copy(self, source: int, target: int) -> None:
+        for _, part in self._pairs():
+            part._copy(source, target)
 
     def _part(self, source: int, target: int) -> None:
         for _, part in self._pairs():

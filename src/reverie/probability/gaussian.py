@@ -46,6 +46,7 @@ class Gaussians(Components):
     (inverse Wishart or inverse gamma with its mode there) pull every covariance towards diag(overall).
     """
 
+    own: tuple[str, ...] = ("mean",)
     mean: Tensor
     floor: Tensor
     overall: Tensor
@@ -133,6 +134,7 @@ class Gaussians(Components):
 class DiagonalGaussian(Gaussians, SharedFeatures):
     """One variance per member and column."""
 
+    own = ("mean", "variance")
     variance: Tensor
 
     def __init__(self, size: int, width: int, floor: Tensor, *, prior: float = 0.0) -> None:
@@ -457,6 +459,9 @@ class CorrelatedGaussians(Gaussians):
 class FeaturedGaussians(CorrelatedGaussians, SharedFeatures):
     """Shapes whose complete rows have shared features, used while they lose no digits."""
 
+    def complete(self, holes: bool) -> bool:
+        return not holes
+
     def log_prob(self, x: Tensor, observed: Tensor | None = None) -> Tensor:
         if observed is None and self.safe(x.dtype):
             return SharedFeatures.log_prob(self, x)
@@ -483,6 +488,7 @@ class FeaturedGaussians(CorrelatedGaussians, SharedFeatures):
 class FullGaussian(FeaturedGaussians):
     """One full covariance matrix per member."""
 
+    own: tuple[str, ...] = ("mean", "covariance")
     covariance: Tensor
     upper: Tensor
 
@@ -639,6 +645,9 @@ class TiedGaussian(FeaturedGaussians):
         a, log_det = self._whitening()
         return (a.t() @ a).expand(self.size, -1, -1), log_det.expand(self.size)
 
+    def complete(self, holes: bool) -> bool:
+        return False  # sum w x x^T is no sum of the members'
+
     def feature_count(self, holes: bool) -> int:
         return self.width
 
@@ -745,6 +754,7 @@ class TiedGaussian(FeaturedGaussians):
 class LowRankGaussian(CorrelatedGaussians):
     """Sigma_k = W_k W_k^T + diag(psi_k) with W (d, q): a mixture of factor analysers (Ghahramani & Hinton 1996)."""
 
+    own = ("mean", "loading", "variance")
     loading: Tensor
     variance: Tensor
 
@@ -846,15 +856,10 @@ class LowRankGaussian(CorrelatedGaussians):
         second = sums["second"] - 2 * delta * first + count * delta.square()
         return {**sums, "first": first - count * delta, "second": second, "cross": cross}
 
-    def _with_new_gain(self, sums: Sums) -> Sums:
-        """sum r e E[z]^T under the new parameters, from the model's own covariances: e e^T itself is not kept."""
-        gain, _ = self._factors()
-        second = sums["count"][:, None, None] * (self.covariances() - torch.diag(self.floor))
-        return {**sums, "cross": second @ gain.transpose(1, 2)}
-
     def implied(self, count: Tensor) -> Sums:
         second = count[:, None] * (self.covariances().diagonal(dim1=1, dim2=2) - self.floor)
-        return self._with_new_gain({"count": count, "first": torch.zeros_like(self.mean), "second": second})
+        cross = count[:, None, None] * self.loading  # Sigma G^T = W
+        return {"count": count, "first": torch.zeros_like(self.mean), "second": second, "cross": cross}
 
     def free_parameters(self) -> int:
         """Loadings count up to a rotation of the factors."""

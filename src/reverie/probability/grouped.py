@@ -7,13 +7,14 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from reverie.probability.exponential_family import EMPTY, Components, Move, Sums
+from reverie.probability.exponential_family import EMPTY, Components, Move, Sums, keep_if_empty
 from reverie.rng import Noise
 
 
 class Grouped(Components):
     """`size` members of `parts` components each; `inner` holds them all, member by member."""
 
+    own = ("weight",)
     weight: Tensor
 
     def __init__(self, size: int, parts: int, make: Callable[[int], Components]) -> None:
@@ -39,7 +40,7 @@ class Grouped(Components):
     def maximise(self, sums: Sums) -> Move:
         inner = self._inner(sums)
         count = inner["count"].view(self.size, self.parts).clamp_min(EMPTY)
-        self.weight.copy_(count / count.sum(1, keepdim=True))
+        self.weight.copy_(keep_if_empty(sums["count"], count / count.sum(1, keepdim=True), self.weight))
         move = self.inner.maximise(inner)
 
         def moved(older: Sums) -> Sums:
@@ -81,6 +82,11 @@ class Grouped(Components):
 
     def log_prior(self) -> Tensor:
         return self.inner.log_prior()
+
+    def _copy(self, source: int, target: int) -> None:
+        super()._copy(source, target)
+        for part in range(self.parts):
+            self.inner._copy(source * self.parts + part, target * self.parts + part)
 
     def _part(self, source: int, target: int) -> None:
         for part in range(self.parts):

@@ -23,6 +23,7 @@ _DEGREES = (0.5, 200.0)
 class StudentT(FullGaussian):
     """Full scale matrices (`covariance`) and degrees of freedom nu (K,). The floor is added to the scales."""
 
+    own = ("mean", "covariance", "degrees")
     degrees: Tensor
 
     def __init__(self, size: int, width: int, floor: Tensor, *, prior: float = 0.0, learn_degrees: bool = True) -> None:

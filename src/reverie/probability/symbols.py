@@ -12,6 +12,7 @@ from reverie.rng import Noise
 class Symbols(Components):
     """One column that holds codes 0 .. levels - 1, with a Dirichlet(1 + a) prior on each member (a = pseudo-count)."""
 
+    own = ("probability",)
     probability: Tensor
 
     def __init__(self, size: int, levels: int, *, smoothing: float = 0.0) -> None:
