@@ -32,6 +32,7 @@ _HELP: dict[str, str] = {
     "image_size": "Resize the pictures of a folder to so many pixels, or to height and width.",
     "mode": "Convert the pictures of a folder: L, LA, RGB or RGBA.",
     "missing": "Cells of a CSV that mean missing, besides the usual ones.",
+    "sequences": "Rows are steps of the sequences that this column names, sorted by --time; all: one sequence.",
 }
 _HINTS: dict[str, Any] = {
     "y": str | None,
@@ -41,7 +42,14 @@ _HINTS: dict[str, Any] = {
     "missing": Pairs,
 }
 _NAMES = {"seed": "split-seed"}
-_METAVARS = {"roles": "COLUMN=ROLE ...", "kinds": "COLUMN=KIND ...", "y": "COLUMN", "group": "COLUMN", "time": "COLUMN"}
+_METAVARS = {
+    "roles": "COLUMN=ROLE ...",
+    "kinds": "COLUMN=KIND ...",
+    "y": "COLUMN",
+    "group": "COLUMN",
+    "time": "COLUMN",
+    "sequences": "COLUMN",
+}
 
 
 def data_flags() -> list[Flag]:

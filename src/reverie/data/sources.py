@@ -44,6 +44,7 @@ def load_data(
     image_size: int | tuple[int, int] | None = None,
     mode: str | None = None,
     missing: Sequence[str] = (),
+    sequences: str | None = None,
 ) -> Dataset:
     """Examples from a name, a path or memory, split and ready for `fit(data.train)`.
 
@@ -62,6 +63,8 @@ def load_data(
         in_memory: False streams picture folders, Parquet and npy from disk; None does so above 1 GB.
         image_size, mode: resize (pixels or (height, width)) and convert (L, LA, RGB, RGBA) the pictures of a folder.
         missing: cells of a CSV that mean missing, besides the usual ones.
+        sequences: the rows of a table are the steps of sequences that this column names, sorted by `time`; `all` when
+            they are one sequence. See `reverie.sequences`.
 
     Raises:
         DataError: what cannot be read, with file, column, row and what to do. InvalidOption: a wrong option.
@@ -78,13 +81,16 @@ def load_data(
             raise DataError(f"{what}: expected a mapping from column to {what[:-1]}, got {type(value).__name__}")
     asked_roles = {str(key): value for key, value in (roles or {}).items()}
     for column, role in ((group, "group"), (time, "time")):
-        if column is not None:
+        if column is not None and sequences is None:
             asked_roles.setdefault(str(column), role)
     asked = Asked(
         None if y is False else y, asked_roles, dict(kinds or {}), in_memory, image_size, mode, tuple(missing)
     )
-    loaded = _open(source, asked, root)
-    data = _dataset(loaded, asked)
+    loaded, order = _open(source, asked, root), time
+    if sequences is None:
+        data = _dataset(loaded, asked)
+    else:
+        data, time = _long(loaded, asked, sequences, time), None  # time sorts the steps; it splits nothing
     data = _sampled(data.without_y() if y is False else data, loaded.splits, max_rows, seed)
     data = _parted(data, split, fractions, group, time, seed)
     if isinstance(source, str | Path) and (y is None or isinstance(y, str | bool)):
@@ -96,8 +102,8 @@ def load_data(
             "fractions": fractions,
             "group": group,
         }
-        given |= {"time": time, "seed": seed, "root": root, "max_rows": max_rows, "in_memory": in_memory}
-        given |= {"image_size": image_size, "mode": mode, "missing": missing}
+        given |= {"time": order, "seed": seed, "root": root, "max_rows": max_rows, "in_memory": in_memory}
+        given |= {"image_size": image_size, "mode": mode, "missing": missing, "sequences": sequences}
         data.origin = _origin(source, given)
     return data
 
@@ -160,7 +166,7 @@ def _parted(
         return data.split(None)
     if data.splits and split == "random":
         return data
-    if split == "random":
+    if split == "random" and data.schema.container != "long":
         split = next((role for role in ("group", "time") if data.schema.with_role(role)), "random")
     if split == "random" and len(data) < len(fractions):
         data.warnings.append(f"{len(data)} rows are too few to split")
@@ -249,6 +255,17 @@ def _dataset(loaded: Loaded, asked: Asked) -> Dataset:
     kinds = {**loaded.kinds, **asked.kinds}
     schema, table = infer(loaded.X, y, roles=roles or None, kinds=kinds or None, value_range=loaded.value_range)
     return Dataset(schema, table, name=loaded.name, warnings=[*loaded.warnings, *data_warnings(schema, table)])
+
+
+def _long(loaded: Loaded, asked: Asked, by: str, time: str | None) -> Dataset:
+    """The table's rows as steps of sequences."""
+    if not is_frame(loaded.X):
+        raise InvalidOption("sequences: names a column of a table whose rows are steps, but this source is no table")
+    column = None if by == "all" and by not in loaded.X.columns else by
+    data = sequences(loaded.X, column, time, asked.y, kinds=asked.kinds or None, roles=asked.roles or None)
+    data.name = loaded.name
+    data.warnings = [*loaded.warnings, *data.warnings]
+    return data
 
 
 def _sampled(data: Dataset, splits: Mapping[str, Array] | None, max_rows: int | None, seed: int) -> Dataset:

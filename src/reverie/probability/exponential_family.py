@@ -95,6 +95,11 @@ class Components(nn.Module, ABC):
     def _part(self, source: int, target: int) -> None:
         """Move two equal members apart, by about half a standard deviation each."""
 
+    def settle(self) -> bool:
+        """After the first M-step, from hard assignments: make a new start within each member's own spread, for shapes
+        that learn from their last parameters as well as from the rows. False where there is nothing to do."""
+        return False
+
     def correction(self) -> Tensor | float:
         """What the E-step adds to log p(x | k), (K,): with a posterior over the parameters, log-densities are
         expectations."""

@@ -755,6 +755,7 @@ class LowRankGaussian(CorrelatedGaussians):
     """Sigma_k = W_k W_k^T + diag(psi_k) with W (d, q): a mixture of factor analysers (Ghahramani & Hinton 1996)."""
 
     own = ("mean", "loading", "variance")
+    waves: Tensor
     loading: Tensor
     variance: Tensor
 
@@ -763,7 +764,8 @@ class LowRankGaussian(CorrelatedGaussians):
         self.rank = rank
         # Distinct columns: equal ones would stay equal for ever.
         waves = torch.arange(1, rank + 1)[None] * (torch.arange(width)[:, None] + 0.5) * (math.pi / width)
-        self.register_buffer("loading", torch.cos(waves).double().expand(size, -1, -1).clone() * 0.5)
+        self.register_buffer("waves", torch.cos(waves).double(), persistent=False)
+        self.register_buffer("loading", 0.5 * self.waves.expand(size, -1, -1).clone())
         self.register_buffer("variance", torch.ones(size, width, dtype=torch.float64))
 
     def _shaped(self) -> Tensor:
@@ -773,9 +775,17 @@ class LowRankGaussian(CorrelatedGaussians):
         return self.loading @ self.loading.transpose(1, 2) + torch.diag_embed(self.variance)
 
     def _spread(self, variance: Tensor) -> None:
-        self.variance.copy_((0.5 * variance).expand_as(self.variance))
-        norm = self.loading.square().sum(2, keepdim=True).clamp_min(1e-300).sqrt()
-        self.loading.copy_(self.loading / norm * (0.5 * variance).sqrt()[None, :, None])
+        """Half of the variance (d,) or (K, d) to the factors, in directions that differ."""
+        half = 0.5 * variance.expand_as(self.variance)
+        self.variance.copy_(half)
+        waves = self.waves / self.waves.square().sum(1, keepdim=True).clamp_min(1e-300).sqrt()
+        self.loading.copy_(waves * half.sqrt()[:, :, None])
+
+    def settle(self) -> bool:
+        """Loadings of the size of all rows' spread would all but vanish in a member that is much narrower, and EM leaves
+        zero slowly."""
+        self._spread(self.covariances().diagonal(dim1=1, dim2=2).clone())
+        return True
 
     def _factors(self) -> tuple[Tensor, Tensor]:
         """(G, log det Sigma): G (K, q, d) with E[z | x] = G (x - mean), and Woodbury's determinant."""

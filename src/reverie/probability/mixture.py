@@ -278,8 +278,10 @@ class Mixture(nn.Module):
             centres = kmeans(filled, size, generator(seed, name))
             self.components.begin(rows, observed)
             r = self._assign(filled, centres, y)
-            sums = self.components.sums(rows.to(self.dtype), observed, r)
-            self.maximise(sums)
+            # In float64: from parameters as wide as all rows, narrow members' moments would drown in float32's rounding.
+            self.maximise(self.components.sums(rows, observed, r))
+            if self.components.settle():
+                self.maximise(self.components.sums(rows, observed, r))
             if self.restarts == 1:
                 return
             value = self._try(rows.to(self.dtype), observed, y)
