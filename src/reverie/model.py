@@ -124,8 +124,12 @@ class Model:
 
     def to(self, device: str | torch.device) -> Model:
         """A copy of this model on another device."""
+        try:
+            place = torch.device(device)
+        except (RuntimeError, TypeError):
+            raise InvalidOption(f"device: no such device as {device!r}; give 'cpu', 'cuda' or 'mps'") from None
         moved = copy.copy(self)
-        moved.network = copy.deepcopy(self.network).to(device)
+        moved.network = copy.deepcopy(self.network).to(place)
         return moved
 
     # ------------------------------------------------------------------ verbs
@@ -279,7 +283,14 @@ class Model:
         Large where the column disagrees with the rest of its row; 0 where its cell is missing. In the form of X: a
         DataFrame for a DataFrame, else an array. For rows of tables whose model takes missing cells.
         """
-        self._require("impute")
+        self._require("log_prob")
+        row = catalog.families().get(self.family)
+        if row is not None and not row.holes:
+            can = catalog.who_takes(set(), verb="log_prob", holes=True)
+            raise Unsupported(
+                f"anomaly_attribution leaves out one cell at a time, and {self.family} scores complete rows only; "
+                f"families that can: {can}"
+            )
         whole = self.log_prob(X, y, **options)
         table = Table.concat([table for _, table in self.intake.tables(X, y, self.chunk)])
         found: dict[str, NDArray[Any]] = {}
@@ -525,7 +536,9 @@ class Model:
         if self.history:
             last = self.history[-1]
             shown = {k: v for k, v in last.items() if isinstance(v, float)}
-            lines.append(f"epoch {last['epoch']}: " + ", ".join(f"{k} {v:.4g}" for k, v in shown.items()))
+            lines.append(
+                f"epoch {last['epoch']}" + ": " * bool(shown) + ", ".join(f"{k} {v:.4g}" for k, v in shown.items())
+            )
         lines += [f"warning: {text}" for text in self.warnings]
         return "\n".join(lines)
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from reverie.data.dataset import Dataset
-from reverie.data.maps import Codec, Prepared
+from reverie.data.maps import Codec, Prepared, sample_weights
 from reverie.data.space import Batch
+from reverie.data.table import Table
 from reverie.rng import Noise, generator
 
 
@@ -40,7 +41,12 @@ class Batches:
         self._token = object()
         self._prepared: Prepared | None = None
         if data.in_memory:
-            self._prepared = codec.prepare(data.whole())
+            self._prepared = self._prepare(data.whole())
+
+    def _prepare(self, table: Table) -> Prepared:
+        """Prepared rows, with the weights of these data: a codec that came with a start may know of none."""
+        rows = self.codec.prepare(table)
+        return rows if rows.weight is not None else replace(rows, weight=sample_weights(self._data.schema, table))
 
     @property
     def _steady(self) -> bool:
@@ -75,7 +81,7 @@ class Batches:
                 return self._prepared.rows(slice(slot.start + first, slot.stop, stride))
             return self._prepared.rows(order[slot.start + first : slot.stop : stride])
         index = np.arange(slot.start, slot.stop) if order is None else order[slot.start : slot.stop].numpy()
-        return self.codec.prepare(self._data.take(index[first::stride]))
+        return self._prepare(self._data.take(index[first::stride]))
 
     def batch(
         self, slot: Slot, order: Tensor | None, noise: Noise, device: torch.device, *, whole: bool = False

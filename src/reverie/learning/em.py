@@ -148,7 +148,8 @@ class ExpectationMaximisation(Learner):
             total = {name: value + sums[name] for name, value in self._carried.items()} or sums
             move = self._maximise(total)
             self._carried = move(self._carried) if self._carried else {}
-            if self._rescues and self._ask("rescue", False, sums):
+            # With a memory no member is dead for having no rows in this pass: those remembered are its own.
+            if self._rescues and not self._carried and self._ask("rescue", False, sums):
                 self._rescues -= 1
             self._propose(move(sums))
         elif kept:

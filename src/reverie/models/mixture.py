@@ -278,14 +278,21 @@ def with_parameters(
     model = Model(estimator, data.schema, codec, network, info={})
     _, members, table_codec = _parts(model)
     offset, scale = _scales(table_codec)
-    w = np.asarray(weights, dtype=np.float64)
+    w, m, c = (_array(n, a) for n, a in (("weights", weights), ("means", means), ("covariances", covariances)))
     if w.shape != (estimator.components,) or not np.isfinite(w).all():
         raise InvalidOption(f"weights: expected finite numbers of shape ({estimator.components},), got {w.shape}")
     if (w <= 0).any() or abs(w.sum() - 1) > 1e-6:
         raise InvalidOption("weights: expected positive numbers that sum to 1")
     network.weights.mean().copy_(torch.from_numpy(w))
-    members.set_in_units(offset, scale, *(np.asarray(a, dtype=np.float64) for a in (means, covariances)))
+    members.set_in_units(offset, scale, m, c)
     return model
+
+
+def _array(name: str, values: ArrayLike) -> NDArray[np.float64]:
+    try:
+        return np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise InvalidOption(f"{name}: expected an array of numbers") from None
 
 
 def criteria(model: Model, X: Any) -> dict[str, float]:

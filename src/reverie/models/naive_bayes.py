@@ -61,6 +61,11 @@ class NaiveBayes(Estimator):
             raise UnsupportedData(
                 "naive_bayes needs y, the class of each row: fit(X, y). Without classes use a mixture"
             )
+        if schema.condition.one_step.kind not in ("category", "boolean"):
+            raise UnsupportedData(
+                f"naive_bayes needs classes as y, and {schema.condition.name!r} holds numbers: cut them into classes (as "
+                "pandas.cut does), or declare them with kinds={...: 'category'}"
+            )
         discrete: Discrete = "counts" if self.integers == "poisson" else "native"
         return Wants(
             family=self.family,

@@ -88,7 +88,8 @@ class Chain(nn.Module):
         if key not in self._layouts:
             if len(self._layouts) > 64:
                 self._layouts.clear()
-            self._layouts[key] = Layout(x.lengths, self.emission.size, device=str(x.device))
+            with torch.inference_mode(False):  # it outlives this call, and training writes into its memory
+                self._layouts[key] = Layout(x.lengths.clone(), self.emission.size, device=str(x.device))
         return self._layouts[key]
 
     def log_emission(self, x: Ragged, observed: Tensor | None, y: Tensor | None) -> Tensor:
@@ -231,12 +232,9 @@ class Chain(nn.Module):
     def implied(self, rows: float) -> Sums:
         """Sums of `rows` steps that would give the present parameters back."""
         share = self._stationary() * rows
+        first = self.initial * (rows / self.lengths.double().mean())
         moves = share[:, None] * self.transition
-        return {
-            **self.emission.implied(share),
-            "moves": moves,
-            "first": self.initial * rows / self.lengths.double().mean(),
-        }
+        return {**self.emission.implied(share), "chain.moves": moves, "chain.first": first}
 
     def remembered(self) -> Sums:
         return {}

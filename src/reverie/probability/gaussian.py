@@ -35,6 +35,8 @@ from reverie.rng import Noise
 
 _LOST = {torch.float64: 1e-9, torch.float32: 3e-3}
 """Largest rounding error of a log-density, in nats, that the shared features may cause."""
+_TINY = 1e-30
+"""Least variance, above the square of rounding: without a floor a constant column still has its one value as likeliest."""
 _MOST_SQUARES = 96
 """Columns up to which x x^T is written out as features."""
 
@@ -94,6 +96,11 @@ class Gaussians(Components):
         for name, value, like in (("means", means, self.mean), ("covariances", covariances, own)):
             if value.shape != tuple(like.shape) or not np.isfinite(value).all():
                 raise InvalidOption(f"{name}: expected finite numbers of shape {tuple(like.shape)}, got {value.shape}")
+        matrices = isinstance(self, CorrelatedGaussians)
+        if matrices and not np.allclose(covariances, covariances.swapaxes(-1, -2)):
+            raise InvalidOption("covariances: expected symmetric matrices")
+        if ((np.linalg.eigvalsh(covariances) if matrices else covariances) <= 0).any():
+            raise InvalidOption("covariances: expected positive variances in every direction")
         self.mean.copy_(torch.from_numpy((means - offset) / scale))
         own.copy_(torch.from_numpy(covariances / self._unit(scale)))
         if bool((self.floor < 0).any()):
@@ -246,6 +253,7 @@ class DiagonalGaussian(Gaussians, SharedFeatures):
     def _set_variance(self, second: Tensor, seen: Tensor, count: Tensor) -> None:
         a = self.prior
         new = (second.clamp_min(0) + a * self.overall) / (seen + a).clamp_min(EMPTY) + self.floor
+        new = new.clamp_min(_TINY)
         new = torch.where(seen > EMPTY, new, self.variance)
         self.variance.copy_(keep_if_empty(count, new, self.variance))
 
@@ -278,7 +286,7 @@ class SphericalGaussian(DiagonalGaussian):
     def _set_variance(self, second: Tensor, seen: Tensor, count: Tensor) -> None:
         a = self.prior
         total = (seen.sum(1) + a * self.width).clamp_min(EMPTY)
-        new = (second.clamp_min(0).sum(1) + a * self.overall.sum()) / total + self.floor.mean()
+        new = ((second.clamp_min(0).sum(1) + a * self.overall.sum()) / total + self.floor.mean()).clamp_min(_TINY)
         self.variance.copy_(keep_if_empty(count, new, self.variance))
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor, nn
 
-from reverie.data.space import Batch
+from reverie.data.space import Batch, Space
 from reverie.errors import DataError
 from reverie.inference.kmeans import kmeans
 from reverie.probability.exponential_family import EMPTY, Components, Move, Sums
@@ -165,11 +165,18 @@ class Mixture(nn.Module):
         """log p(y | x_observed) over the classes that some training rows named, (n, classes)."""
         return torch.log_softmax(self.joint(x, observed)[:, : self.classes], 1)
 
-    def limits(self, space: object) -> dict[str, str]:
-        if self.classes:
-            return {}
-        reason = "it was trained without y, so its members have no names (encode gives their probabilities)"
-        return {"predict": reason, "predict_proba": reason}
+    def limits(self, space: Space) -> dict[str, str]:
+        found: dict[str, str] = {}
+        if not self.classes:
+            reason = "it was trained without y, so its members have no names (encode gives their probabilities)"
+            found |= {"predict": reason, "predict_proba": reason}
+        tied = [block.name for block in space.blocks if block.rounded]
+        if tied:
+            found["log_prob"] = (
+                f"{tied[0]!r} was given a density as it is, and its values repeat, so that figure would be no "
+                "likelihood; fit with numeric='exact'"
+            )
+        return found
 
     def class_log_prior(self) -> Tensor:
         """log P(y) of the classes, (classes,)."""
@@ -298,22 +305,31 @@ class Mixture(nn.Module):
             return r
         known = y.sum(1) > 0
         named = nn.functional.pad(y.double(), (0, size - y.shape[1]))
-        if bool(known.any()):  # centres 0 .. classes - 1 are the classes' own means
-            count = named[known].sum(0)
-            means = (named[known].t() @ rows[known]) / count.clamp_min(1)[:, None]
-            own = torch.where(count[:, None] > 0, means, centres)
+        if bool(known.any()):
+            own = self._named_centres(centres, rows[known], named[known])
             r = nn.functional.one_hot(torch.cdist(rows, own).argmin(1), size).double()
         return torch.where(known[:, None], named, r)
 
+    def _named_centres(self, centres: Tensor, rows: Tensor, named: Tensor) -> Tensor:
+        """Centres 0 .. classes - 1 at the classes' own means, each in place of the nearest one; the others as they are."""
+        count = named.sum(0)
+        means = (named.t() @ rows) / count.clamp_min(1)[:, None]
+        own, free = centres.clone(), list(range(len(centres)))
+        for label in range(self.classes):
+            at = means[label] if count[label] > 0 else centres[label]
+            free.pop(int((centres[free] - at).square().sum(1).argmin()))
+            own[label] = at
+        own[self.classes :] = centres[free]
+        return own
+
     def _try(self, rows: Tensor, observed: Tensor | None, y: Tensor | None) -> float:
-        """A few EM steps; the log-likelihood before the last one."""
+        """A few EM steps; the objective after them."""
         given = None if y is None else self._given(y)
-        value = -torch.inf
+        sums, log_p = self.components.expect(rows, observed, self._log_weights(), None, given)
         for _ in range(_START_STEPS):
-            sums, log_p = self.components.expect(rows, observed, self._log_weights(), None, given)
-            value = float(log_p.sum() + self.log_prior())
             self.maximise(sums)
-        return value
+            sums, log_p = self.components.expect(rows, observed, self._log_weights(), None, given)
+        return float(log_p.sum() + self.log_prior())
 
     # ------------------------------------------------------------------ use
 

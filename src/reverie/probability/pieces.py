@@ -40,7 +40,7 @@ def in_parallel(
     """
     threads = torch.get_num_threads()
     workers = min(threads, len(pieces))
-    if workers < 2 or device.type != "cpu":
+    if threads == 1 or not pieces or device.type != "cpu":
         return [work(pieces)]
     inference = torch.is_inference_mode_enabled()
 
@@ -50,8 +50,10 @@ def in_parallel(
 
     cuts = [round(len(pieces) * worker / workers) for worker in range(workers + 1)]
     parts = [pieces[a:b] for a, b in itertools.pairwise(cuts)]
-    torch.set_num_threads(1)
+    torch.set_num_threads(1)  # a piece is too small to share: waiting for one another costs more than it saves
     try:
+        if workers == 1:
+            return [work(pieces)]
         with ThreadPoolExecutor(workers) as pool:
             return list(pool.map(one, parts))
     finally:

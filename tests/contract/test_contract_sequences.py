@@ -1,0 +1,246 @@
+"""What a family of sequences promises: forms come back as they went in, seeds decide, folders reload, training resumes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import reverie as rv
+from reverie import catalog
+from reverie.errors import DataError, Interrupted, InvalidOption, SchemaMismatch, Unsupported, UnsupportedData
+from reverie.model import discover
+from reverie.models import hmm
+from reverie.models.hmm import HMM
+
+RECIPE = HMM(states=3, tol=0)
+QUICK = {"epochs": 3, "progress": False}
+
+
+def series(n: int = 20, seed: int = 0, *, holes: float = 0.0) -> list[np.ndarray]:
+    rng = np.random.default_rng(seed)
+    out = []
+    for length in rng.integers(5, 40, n):
+        level = np.repeat(rng.integers(0, 3, length // 5 + 1), 5)[:length]
+        rows = 4.0 * level[:, None] + rng.normal(size=(length, 2))
+        rows[rng.random(rows.shape) < holes] = np.nan
+        out.append(rows)
+    return out
+
+
+def words(n: int = 20, seed: int = 0) -> list[list[str]]:
+    rng = np.random.default_rng(seed)
+    return [[str(word) for word in rng.choice(["le", "chat", "dort", "ici"], rng.integers(3, 9))] for _ in range(n)]
+
+
+def frame(n: int = 12, seed: int = 0) -> pd.DataFrame:
+    rng = np.random.default_rng(seed)
+    parts = []
+    for machine in range(n):
+        length = int(rng.integers(4, 12))
+        parts.append(
+            pd.DataFrame(
+                {
+                    "machine": f"m{machine}",
+                    "t": pd.date_range("2024-01-01", periods=length, freq="h"),
+                    "heat": rng.normal(size=length) + 5 * (machine % 2),
+                    "faults": rng.poisson(2, length),
+                    "mode": rng.choice(["run", "idle"], length),
+                    "open": pd.array(rng.random(length) < 0.3, dtype="boolean"),
+                }
+            )
+        )
+    joined = pd.concat(parts, ignore_index=True)
+    for name in ("heat", "mode", "open"):
+        joined.loc[rng.random(len(joined)) < 0.15, name] = None
+    return joined
+
+
+FORMS = {
+    "arrays": lambda: series(),
+    "holes": lambda: series(holes=0.2),
+    "one column": lambda: [part[:, 0] for part in series()],
+    "counts": lambda: [np.random.default_rng(row).poisson(3, (6 + row, 2)) for row in range(12)],
+    "words": lambda: words(),
+    "texts": lambda: ["ACGT" * 3, "GGCCA", "TTTTACG", "ACACAC"] * 4,
+    "long frame": lambda: rv.sequences(frame(), by="machine", time="t"),
+}
+
+
+def lengths(examples: object) -> list[int]:
+    if isinstance(examples, pd.DataFrame):
+        return [int(size) for size in examples.groupby("machine", sort=False).size()]
+    return [len(item) for item in examples]  # type: ignore[attr-defined]
+
+
+def equal(a: object, b: object) -> bool:
+    if isinstance(a, pd.DataFrame):
+        return bool(a.equals(b))
+    return all(np.array_equal(np.asarray(x), np.asarray(y)) for x, y in zip(a, b, strict=True))  # type: ignore[call-overload]
+
+
+@pytest.fixture(scope="module")
+def models() -> dict[str, rv.Model]:
+    return {name: RECIPE.fit(make(), seed=0, **QUICK) for name, make in FORMS.items()}
+
+
+def test_declared_verbs_are_the_network_s():
+    model = RECIPE.fit(series(), **QUICK)
+    assert discover(type(model.network)) == frozenset(catalog.family("hmm").can)
+    for function in catalog.family("hmm").functions:
+        assert callable(getattr(hmm, function.split(".")[1]))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_samples_come_in_the_form_of_the_data(models, form):
+    given, model = FORMS[form](), models[form]
+    drawn = model.sample(5, seed=1, length=4)
+    assert lengths(drawn) == [4] * 5
+    if form == "long frame":
+        original = frame()
+        assert list(drawn.columns) == list(original.columns)
+        assert [str(t) for t in drawn.dtypes[2:]] == [str(t) for t in original.dtypes[2:]]
+        return
+    assert type(drawn) is list
+    assert type(drawn[0]) is type(given[0])
+    if isinstance(given[0], np.ndarray):
+        assert drawn[0].dtype == given[0].dtype
+        assert drawn[0].shape[1:] == given[0].shape[1:]
+    else:
+        assert {item for row in drawn for item in row} <= {item for row in given for item in row}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_seeds_heads_and_chunks(models, form):
+    """The same seed gives the same; a small sample is the head of a large one, whatever the chunk."""
+    model = models[form]
+    whole = model.sample(9, seed=5)
+    assert equal(whole, model.sample(9, seed=5))
+    assert not equal(whole, model.sample(9, seed=6))
+    head, sizes = model.sample(4, seed=5), lengths(whole)[:4]
+    assert lengths(head) == sizes
+    assert equal(head, whole.iloc[: sum(sizes)] if isinstance(whole, pd.DataFrame) else whole[:4])
+    model.chunk = 2
+    try:
+        assert equal(whole, model.sample(9, seed=5))
+    finally:
+        model.chunk = 1024
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_log_prob_does_not_depend_on_the_neighbours(models, form):
+    given, model = FORMS[form](), models[form]
+    whole = model.log_prob(given)
+    assert whole.shape == (len(given),)
+    assert np.isfinite(whole).all()
+    model.chunk = 3
+    try:
+        np.testing.assert_allclose(model.log_prob(given), whole, rtol=1e-12)
+    finally:
+        model.chunk = 1024
+    if isinstance(given, list):
+        np.testing.assert_allclose(model.log_prob(given[3:4]), whole[3:4], rtol=1e-12)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_saved_and_loaded(models, form, tmp_path):
+    model = models[form]
+    again = rv.load(model.save(tmp_path / "model"))
+    given = FORMS[form]()
+    assert np.array_equal(model.log_prob(given), again.log_prob(given))
+    assert equal(model.sample(3, seed=0), again.sample(3, seed=0))
+
+
+def test_impute_keeps_what_was_seen():
+    given = series(holes=0.3)
+    model = RECIPE.fit(given, **QUICK)
+    for filled in (model.impute(given), *model.impute(given, n_draws=2, seed=1)):
+        for before, after in zip(given, filled, strict=True):
+            assert not np.isnan(after).any()
+            seen = ~np.isnan(before)
+            assert np.array_equal(before[seen], after[seen])
+
+
+def test_a_long_frame_keeps_its_rows():
+    """Shuffled rows: results per step come in the order given, and filled cells in their rows."""
+    rows = frame().sample(frac=1, random_state=0)
+    model = RECIPE.fit(rv.sequences(rows, by="machine", time="t"), **QUICK)
+    ordered = rows.sort_values(["machine", "t"])
+    codes = pd.DataFrame(model.encode(rows), index=rows.index)
+    np.testing.assert_allclose(codes.loc[ordered.index], model.encode(ordered), atol=1e-12)
+    filled = model.impute(rows)
+    assert not filled.isna().any().any()
+    for name in rows.columns:
+        seen = rows[name].notna().to_numpy()
+        assert (filled[name].to_numpy()[seen] == rows[name].to_numpy()[seen]).all()
+
+
+class _Stop:
+    """Asks the loop to stop after so many records."""
+
+    def __init__(self, after: int) -> None:
+        self.left = after
+
+    def __call__(self, record: dict[str, object]) -> None:
+        self.left -= 1
+        if self.left == 0:
+            raise _Enough
+
+
+class _Enough(Exception):
+    pass
+
+
+@pytest.mark.parametrize("recipe", [RECIPE, HMM(states=3, tol=0, stepwise=True, mixture=2)])
+@pytest.mark.parametrize("after", [2, 5])
+def test_resumed_training_ends_bit_for_bit_the_same(tmp_path, recipe, after):
+    options = {"epochs": 4, "batch_size": 6, "log_steps": 1, "checkpoint_steps": 1, "progress": False, "seed": 3}
+    whole = recipe.fit(series(), **options)
+    with pytest.raises((_Enough, Interrupted)):
+        recipe.fit(series(), out=str(tmp_path / "run"), callbacks=(_Stop(after),), **options)
+    resumed = rv.resume(tmp_path / "run", series(), progress=False)
+    for name, tensor in whole.network.state_dict().items():
+        assert torch.equal(tensor, resumed.network.state_dict()[name]), name
+    assert whole.history == resumed.history
+
+
+def test_labels_name_states_and_weights_repeat_sequences():
+    given = series()
+    labels = [["low" if row[0] < 2 else "mid" if row[0] < 6 else "high" for row in part] for part in given]
+    model = HMM(states=3).fit(given, labels, progress=False)
+    assert model.classes == ("high", "low", "mid")
+    found = np.concatenate([np.array(part) for part in model.predict(given)])
+    assert (found == np.concatenate([np.array(part) for part in labels])).mean() > 0.9
+    drawn, names = model.sample(4, seed=0, return_y=True)
+    assert [len(part) for part in drawn] == [len(part) for part in names]
+    again, same = model.sample(4, y=names, seed=0, return_y=True)
+    assert [len(part) for part in again] == [len(part) for part in names]
+    assert same == names
+    proba = model.predict_proba(given)
+    assert proba[0].shape == (len(given[0]), 3)
+    np.testing.assert_allclose(proba[0].sum(1), 1)
+
+
+@pytest.mark.parametrize(
+    ("work", "error", "text"),
+    [
+        (lambda m: RECIPE.fit(np.zeros((5, 2)) + np.arange(2), **QUICK), UnsupportedData, r"\[X\]"),
+        (lambda m: RECIPE.fit([np.zeros((0, 2))], **QUICK), DataError, "empty"),
+        (lambda m: HMM(states=50).fit(series(1), **QUICK), DataError, "ask for fewer"),
+        (lambda m: m.log_prob([np.zeros((3, 5))]), SchemaMismatch, "shape"),
+        (lambda m: m.sample(2, length=0), InvalidOption, "length"),
+        (lambda m: m.sample(2, length=3, heat=1), InvalidOption, "heat"),
+        (lambda m: m.predict(series(2)), Unsupported, "no names"),
+        (lambda m: m.log_prob(series(2), [["a"]] * 2), InvalidOption, "without y"),
+        (lambda m: hmm.forecast(m, series(2), 0), InvalidOption, "steps"),
+        (lambda m: HMM(states=2, allowed=((True, False), (False, False))), InvalidOption, "state 1 has no move"),
+        (lambda m: HMM(states=2, allowed=((True,),)), InvalidOption, "2 x 2"),
+        (lambda m: HMM(states=2).fit(series(3), [["a", "b", "c"] * 20] * 3, **QUICK), DataError, "labels"),
+        (lambda m: rv.GaussianMixture().fit(series(3), **QUICK), UnsupportedData, "hmm"),
+        (lambda m: m.anomaly_attribution(series(2)), Unsupported, "columns of tables"),
+    ],
+)
+def test_wrong_input_says_what_to_do(models, work, error, text):
+    with pytest.raises(error, match=text):
+        work(models["arrays"])
