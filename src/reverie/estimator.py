@@ -111,7 +111,7 @@ def prepare(job: Job, run: Run) -> tuple[Trainer, Model]:
         network.load_state_dict(copy.deepcopy(job.start.network.state_dict()))
     network = network.to(run.device)
     warnings = [*job.data.warnings]
-    if len(train) == 1:
+    if len(train) == 1 and not codec.space.sequence:
         warnings.append("the training data have a single row: the model can only repeat it")
     info: dict[str, Any] = {
         "resolved": config.to_json(resolved),

@@ -1,0 +1,88 @@
+"""The examples of the classical families, made small: they run, and their figures are of the right size."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import reverie as rv
+
+FOLDER = Path(rv.__file__).resolve().parents[2] / "examples"
+Main = Callable[..., dict[str, float]]
+
+
+def main_of(name: str) -> Main:
+    """The function `main` of an example."""
+    spec = importlib.util.spec_from_file_location(f"example_{name}", FOLDER / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    main: Main = module.main
+    return main
+
+
+def test_digits_are_completed_better_than_by_the_mean(tmp_path):
+    found = main_of("mixture_digits")(quick=True, picture=tmp_path / "p.png")
+    assert found["10 low-rank"] < found["1 Gaussian"] < found["mean pixel"]
+    assert (tmp_path / "p.png").stat().st_size > 1000
+
+
+def test_five_blobs_are_five(tmp_path):
+    found = main_of("bayesian_blobs")(quick=True, picture=tmp_path / "p.png")
+    assert found["components, EM, best BIC"] == found["components, Bayesian, at most 20"] == 5
+    assert found["nats, EM, best BIC"] > found["nats, EM, 20 components"]
+
+
+def test_incomes(real_data: Path, tmp_path):
+    found = main_of("adult_naive_bayes")(real_data, quick=True, picture=tmp_path / "p.png")
+    assert found["accuracy, without repeats"] > 0.82
+    assert found["log-loss, without repeats"] < 0.45
+
+
+def test_regimes_of_an_office(real_data: Path, tmp_path):
+    found = main_of("occupancy_hmm")(real_data, quick=True, picture=tmp_path / "p.png")
+    assert found["supervised, complete"] > 0.93
+    assert found["supervised, 30% missing"] > found["supervised, complete"] - 0.03
+
+
+def test_tagging(real_data: Path):
+    found = main_of("pos_tagging")(real_data, quick=True)
+    assert found["test"] > 0.84
+
+
+@pytest.mark.slow
+def test_the_figures_that_the_docs_promise(real_data: Path):
+    assert main_of("pos_tagging")(real_data)["test"] >= 0.92
+    incomes = main_of("adult_naive_bayes")(real_data)
+    assert incomes["accuracy, all columns"] >= 0.83
+    assert incomes["log-loss, all columns"] <= 0.45
+    office = main_of("occupancy_hmm")(real_data)
+    for how in ("supervised", "unsupervised"):
+        assert abs(office[f"{how}, complete"] - office[f"{how}, 30% missing"]) < 0.03
+
+
+def test_taxis(real_data: Path):
+    found = main_of("nab_hmm")(real_data)
+    assert found["windows"] >= 4
+    assert found["false share"] < 0.1
+
+
+def test_genes(real_data: Path):
+    found = main_of("dna_hmm")(real_data, quick=True)
+    assert found["bases, 4"] < found["bases, 1"] < 1.39  # ln 4 = 1.386
+    assert found["codons, 1"] < found["bases, 1"]
+
+
+def test_without_the_data_an_example_says_so():
+    found = subprocess.run(
+        [sys.executable, str(FOLDER / "nab_hmm.py"), "--data", "nowhere"], capture_output=True, text=True, timeout=120
+    )
+    assert found.returncode == 1
+    assert found.stderr.strip().startswith("no data in nowhere: set REVERIE_DATA")
+    assert "Traceback" not in found.stderr
