@@ -6,12 +6,14 @@ from dataclasses import replace as with_fields
 from typing import Any, ClassVar
 
 import numpy as np
+import pandas as pd
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from reverie import catalog
 from reverie.config import recipe
+from reverie.data.dataset import as_dataset
 from reverie.data.schema import Schema
 from reverie.data.space import Batch, Space, Wants
 from reverie.estimator import Estimator
@@ -20,7 +22,8 @@ from reverie.learning.gradient import Gradient
 from reverie.learning.phases import Phase
 from reverie.learning.run import Run
 from reverie.models.gan import GAN
-from reverie.models.mixture import GaussianMixture
+from reverie.models.mixture import GaussianMixture, TableMixture
+from reverie.models.naive_bayes import NaiveBayes
 from reverie.models.rbm import RBM
 from reverie.models.vae import VAE
 from reverie.nn.specs import MLP
@@ -95,9 +98,11 @@ SMALL = MLP(hidden=(16,), activation="silu")
 
 
 def small_recipes() -> dict[str, Estimator]:
-    """One quick recipe per family, by name."""
+    """A quick recipe for every way of learning, by the name of its family."""
     return {
         "gmm": GaussianMixture(components=3, tol=0),
+        "table_mixture": TableMixture(components=3, tol=0, stepwise=True),
+        "naive_bayes": NaiveBayes(tol=0),
         "rbm": RBM(hidden=8, chains=20, schedule="linear", momentum=0.5),
         "vae": VAE(latent=3, encoder=SMALL, decoder=SMALL, schedule="cosine"),
         "gan": GAN(latent=3, generator=SMALL, discriminator=SMALL),
@@ -120,15 +125,22 @@ def bit_rows(n: int = 501, d: int = 12, *, seed: int = 0) -> np.ndarray:
     return prototypes[rng.integers(0, 4, n)] ^ (rng.random((n, d)) < 0.1)
 
 
-def rows_for(family: str, n: int = 501) -> np.ndarray:
-    """Data this family learns from: bits for the RBM, holes for the mixture, plain numbers for the others."""
+def rows_for(family: str, n: int = 501) -> Any:
+    """Data this family learns from: bits for the RBM, holes for the mixtures, holes in rows and labels for naive Bayes,
+    plain numbers for the others."""
     if family == "rbm":
         return bit_rows(n)
-    return numeric_rows(n, holes=0.1 if family == "gmm" else 0.0)
+    if family == "naive_bayes":
+        rows = numeric_rows(n)
+        y = pd.Series(np.where(rows[:, 0] > 3, "high", "low")).where(np.arange(n) % 3 > 0)
+        return as_dataset(numeric_rows(n, holes=0.1), y)
+    return numeric_rows(n, holes=0.1 if family in ("gmm", "table_mixture") else 0.0)
 
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "gmm": {"epochs": 3, "batch_size": 100},
+    "table_mixture": {"epochs": 3, "batch_size": 100},
+    "naive_bayes": {"epochs": 3, "batch_size": 100},
     "rbm": {"epochs": 3, "batch_size": 100, "ema": 0.9},
     "vae": {"epochs": 3, "batch_size": 100, "ema": 0.9},
     "gan": {"epochs": 3, "batch_size": 100, "ema": 0.9},

@@ -161,11 +161,39 @@ def test_data_flags_reach_load_data(cli, tmp_path):
 def test_labels_that_come_with_the_data_are_left_out_where_a_family_takes_none(cli):
     said = cli("fit", "gmm", "digits", "--max-rows", "50", "--components", "1", "--epochs", "1", "--out", "r")
     assert said.code == 0
-    assert "note: gmm does not learn from labels" in said.err
+    assert "labels of digits, if any, are left out of gmm: --y COLUMN would name gmm's components" in said.err
     assert store.load("r").schema.condition is None
-    refused = cli("fit", "gmm", "digits", "--y", "y", "--out", "q")
+    said = cli("fit", "rbm", "digits", "--max-rows", "50", "--hidden", "2", "--epochs", "1", "--out", "s")
+    assert "labels of digits, if any, are left out of rbm: it does not learn from labels" in said.err
+    refused = cli("fit", "rbm", "digits", "--y", "y", "--out", "q")
     assert refused.code == 1
-    assert "Families that take it: vae, gan" in refused.err
+    assert "Families that take it: gmm, bernoulli_mixture, naive_bayes, vae, gan" in refused.err
+
+
+def test_labels_name_the_components_of_a_mixture_when_asked(cli):
+    few = cli("fit", "gmm", "iris", "--y", "target", "--components", "2", "--out", "q")
+    assert few.code == 1
+    assert "components=2: y has 3 classes" in few.err
+    assert cli("fit", "gmm", "iris", "--y", "target", "--components", "3", "--out", "r").code == 0
+    assert store.load("r").classes == ("setosa", "versicolor", "virginica")
+
+
+def test_naive_bayes_from_a_file_with_labels(cli, tmp_path):
+    rows = [f"{i % 7},{'red' if i % 3 else 'blue'},{i / 10},{'yes' if i % 2 else 'no'}" for i in range(90)]
+    (tmp_path / "data.csv").write_text("\n".join(["count,colour,size,label", *rows]) + "\n")
+    said = cli("fit", "naive_bayes", "data.csv", "--y", "label", "--smoothing", "0.5", "--out", "r")
+    assert said.code == 0, said.err
+    model = store.load("r")
+    assert model.classes == ("no", "yes")
+    assert model.estimator.smoothing == 0.5
+    assert "predict" in said.out
+    refused = cli("fit", "naive_bayes", "data.csv", "--out", "q")
+    assert refused.code == 1
+    assert "naive_bayes needs y, the class of each row" in refused.err
+    assert cli("fit", "naive_bayes", "iris", "--out", "s").code == 0  # the labels of iris come with it
+    assert cli("sample", "r", "-n", "5").code == 0
+    assert cli("info", "r").code == 0
+    assert cli("evaluate", "s", "--json").code == 0
 
 
 def test_y_none_leaves_labels_out(cli):

@@ -201,9 +201,21 @@ def test_compare_prints_the_table_and_draws_pictures(cli, tmp_path):
 
 def test_compare_with_y_leaves_out_who_takes_none(cli):
     small = ("vae.steps=2", "vae.encoder=mlp", "vae.encoder.hidden=4", "vae.decoder=mlp", "vae.decoder.hidden=4")
-    document = cli("compare", "iris", "--y", "target", "--models", "gmm", "vae", "--set", *small, "--json").json
-    assert list(document["left_out"]) == ["gmm"]
-    assert store.load(document["fits"][0]["run"]).schema.condition.name == "target"
+    words = ("--models", "rbm", "gmm", "naive_bayes", "vae", "--set", "gmm.components=2", *small, "--json")
+    document = cli("compare", "iris", "--y", "target", *words).json
+    assert list(document["left_out"]) == ["rbm", "gmm"]
+    assert "components=2: y has 3 classes" in document["left_out"]["gmm"]
+    assert [fit["family"] for fit in document["fits"]] == ["naive_bayes", "vae"]
+    for fit in document["fits"]:
+        assert store.load(fit["run"]).schema.condition.name == "target"
+
+
+def test_compare_without_y_leaves_out_who_needs_it(cli):
+    words = ("--models", "gmm", "naive_bayes", "table_mixture", "--set", "gmm.components=2", "gmm.epochs=2", "--json")
+    document = cli("compare", "iris", *words).json
+    assert list(document["left_out"]) == ["naive_bayes"]
+    assert "needs y" in document["left_out"]["naive_bayes"]
+    assert [fit["family"] for fit in document["fits"]] == ["gmm", "table_mixture"]
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,11 +18,21 @@ import torch
 from torch import nn
 
 from reverie import catalog
-from reverie.data.dataset import as_dataset
+from reverie.config import replace
+from reverie.data.dataset import Dataset, as_dataset
 from reverie.estimator import Estimator
 from reverie.model import Model
+from reverie.models.bayesian_mixture import BayesianGaussianMixture
 from reverie.models.gan import GAN
-from reverie.models.mixture import GaussianMixture
+from reverie.models.mixture import (
+    BernoulliMixture,
+    CategoricalMixture,
+    GaussianMixture,
+    PoissonMixture,
+    StudentMixture,
+    TableMixture,
+)
+from reverie.models.naive_bayes import NaiveBayes
 from reverie.models.rbm import RBM
 from reverie.models.vae import VAE
 from reverie.nn.specs import MLP
@@ -39,24 +50,43 @@ class Kit:
     quick_sample: dict[str, Any] = field(default_factory=dict)
     long_chains: bool = False
     """Samples come from long discrete chains: a rounding error may flip a state, so equality holds in law only."""
-    binary: bool = False
-    """Integers must be 0 or 1."""
+    size: str | None = "latent"
+    """The option that sets how large the network is."""
+    seeded: bool = True
+    """Another seed ends in another model; EM from a good start need not, and counting never does."""
+    float64: bool = False
+    """Samples are the same to 1e-10, whatever the chunk."""
+
+
+def _em(recipe: Estimator, pictures: dict[str, Any] | None = None, **facts: Any) -> Kit:
+    """A mixture's line."""
+    return Kit(recipe, {"epochs": 3}, pictures or {}, size="components", seeded=False, float64=True, **facts)
 
 
 KIT: dict[str, Kit] = {
-    "gmm": Kit(GaussianMixture(components=2, tol=0), {"epochs": 3}, {"covariance": "diag"}),
+    "gmm": _em(GaussianMixture(components=3, tol=0), {"covariance": "diag"}),
+    "bayesian_gmm": _em(BayesianGaussianMixture(components=3, tol=0)),
+    "student_mixture": _em(StudentMixture(components=3, tol=0)),
+    "table_mixture": _em(TableMixture(components=3, tol=0)),
+    "bernoulli_mixture": _em(BernoulliMixture(components=3, tol=0)),
+    "categorical_mixture": _em(CategoricalMixture(components=3, tol=0)),
+    "poisson_mixture": _em(PoissonMixture(components=3, tol=0)),
+    "naive_bayes": Kit(NaiveBayes(), {"epochs": 1}, size=None, seeded=False, float64=True),
     "rbm": Kit(
         RBM(hidden=6, chains=20, centring=0.05),
         {"epochs": 2},
         quick_sample={"sweeps": 3},
         long_chains=True,
-        binary=True,
+        size="hidden",
     ),
     "vae": Kit(VAE(latent=2, encoder=SMALL, decoder=SMALL), {"epochs": 4, "batch_size": 50, "ema": 0.9}),
     "gan": Kit(GAN(latent=3, generator=SMALL, discriminator=SMALL), {"epochs": 2, "batch_size": 50, "ema": 0.9}),
 }
 
-FAMILIES = list(catalog.families())
+SEQUENCES = {"sequence", "text"}
+
+FAMILIES = [name for name, row in catalog.families().items() if not set(row.kinds) <= SEQUENCES]
+"""The families of rows. Those of sequences alone take none of the forms below and keep promises of their own."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +137,23 @@ def integer_table(n: int, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).poisson([3.0, 20.0], size=(n, 2))
 
 
+def code_frame(n: int, seed: int, *, holes: float = 0.1) -> pd.DataFrame:
+    """Categories and bits alone, in three groups, with missing cells."""
+    rng = np.random.default_rng(seed)
+    group = rng.integers(0, 3, n)
+    grade = np.array(["low", "middle", "high"])[np.where(rng.random(n) < 0.8, group, rng.integers(0, 3, n))]
+    frame = pd.DataFrame(
+        {
+            "grade": pd.Categorical(grade, categories=["low", "middle", "high"], ordered=True),
+            "town": rng.choice(["Bonn", "Kyiv"], n),
+            "paid": pd.array(rng.random(n) < 0.2 + 0.3 * group, dtype="boolean"),
+        }
+    )
+    for name in frame.columns:
+        frame.loc[rng.random(n) < holes, name] = None
+    return frame
+
+
 def bit_integers(n: int, seed: int) -> np.ndarray:
     return bool_table(n, seed).astype(np.int64)
 
@@ -139,6 +186,7 @@ FORMS: dict[str, Form] = {
     "integer table": Form(integer_table, frozenset({"integer"})),
     "bit integers": Form(bit_integers, frozenset({"integer"}), binary=True),
     "bool table": Form(bool_table, frozenset({"boolean"}), binary=True),
+    "code frame": Form(code_frame, frozenset({"category", "boolean"}), holes=True),
     "grey images": Form(grey_images, frozenset({"image"})),
     "colour images": Form(colour_images, frozenset({"image"})),
 }
@@ -151,20 +199,35 @@ def takes(family: str, form: Form) -> bool:
     row = catalog.family(family)
     if not form.kinds <= set(row.kinds) or (form.holes and not row.holes):
         return False
-    return not ("integer" in form.kinds and KIT[family].binary and not form.binary)
+    return not ("integer" in form.kinds and row.bits and not form.binary)
 
 
 def recipe_for(family: str, form: Form) -> Estimator:
-    from reverie.config import replace
-
     kit = KIT[family]
     return replace(kit.recipe, **kit.pictures) if form.kinds == {"image"} else kit.recipe
 
 
+def y_for(family: str, X: Any) -> np.ndarray | None:
+    """Labels for a family that learns only with them, two of three rows "p" and the third "q"; None for the others."""
+    if not catalog.family(family).needs_y or isinstance(X, Dataset) or not hasattr(X, "__len__"):
+        return None
+    return np.where(np.arange(len(X)) % 3 < 2, "p", "q")
+
+
+def data_set(family: str, X: Any, **options: Any) -> Dataset:
+    """X as a Dataset, with labels for a family that needs them."""
+    return as_dataset(X, y_for(family, X), **options)
+
+
+def learn(family: str, X: Any, y: Any = None, *, recipe: Estimator | None = None, **options: Any) -> Model:
+    """The family's quick recipe (or another of its) trained on X, with labels where it needs them."""
+    y = y_for(family, X) if y is None else y
+    return (recipe or KIT[family].recipe).fit(X, y, **{**KIT[family].options, **options})
+
+
 def fit_form(family: str, name: str, *, seed: int = 0, **options: Any) -> Model:
     form = FORMS[name]
-    recipe = recipe_for(family, form)
-    return recipe.fit(form.make(ROWS, 0), seed=seed, **{**KIT[family].options, **options})
+    return learn(family, form.make(ROWS, 0), recipe=recipe_for(family, form), seed=seed, **options)
 
 
 @functools.cache
@@ -194,8 +257,18 @@ def first_form(family: str) -> str:
     return forms_of(family)[0]
 
 
-def conditional() -> list[str]:
+def plain_form(family: str) -> str:
+    """An array without holes that the family takes."""
+    return next(name for name in ("float table", "bool table", "integer table") if takes(family, FORMS[name]))
+
+
+def labelled_families() -> list[str]:
     return [family for family in FAMILIES if "labels" in catalog.family(family).conditions]
+
+
+def conditional() -> list[str]:
+    """Families that learn numbers with labels: those `labelled` is for."""
+    return [family for family in labelled_families() if "number" in catalog.family(family).kinds]
 
 
 def labelled(n: int = 240, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -208,8 +281,18 @@ def labelled(n: int = 240, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 
 @functools.cache
 def fitted_conditional(family: str) -> Model:
-    X, y = labelled()
-    return KIT[family].recipe.fit(X, y, seed=0, **KIT[family].options)
+    return learn(family, *labelled(), seed=0)
+
+
+def class_prior(model: Model) -> np.ndarray:
+    """P(y) of the classes: the training frequencies, unless the model has a prior over them."""
+    own = getattr(model.network, "class_log_prior", None)
+    return model.codec.condition.frequencies if own is None else own().exp().numpy()
+
+
+def draws(model: Model, count: int) -> dict[str, int]:
+    """The option of `log_prob` that sets the number of latent draws, for families that have one."""
+    return {"samples": count} if "samples" in inspect.signature(model.network.log_prob).parameters else {}
 
 
 def same_form(a: Any, b: Any) -> None:
@@ -239,7 +322,7 @@ def identical(a: Any, b: Any) -> bool:
 
 
 def numbers(sample: Any) -> np.ndarray:
-    """Any sample as a float64 matrix (codes for categories, seconds for dates, NaN for missing)."""
+    """Any sample as a float64 matrix (codes for categories, first letters for text, seconds for dates, NaN for missing)."""
     if not isinstance(sample, pd.DataFrame):
         return np.asarray(sample, dtype=np.float64).reshape(len(sample), -1)
     columns = []
@@ -247,6 +330,8 @@ def numbers(sample: Any) -> np.ndarray:
         column = sample[name]
         if isinstance(column.dtype, pd.CategoricalDtype):
             columns.append(column.cat.codes.to_numpy(dtype=float))
+        elif pd.api.types.is_string_dtype(column.dtype):
+            columns.append(column.map(lambda text: float(ord(text[0])), na_action="ignore").to_numpy(dtype=float))
         elif column.dtype.kind == "M":
             columns.append(column.astype("int64").to_numpy(dtype=float))
         else:

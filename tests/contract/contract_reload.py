@@ -20,6 +20,9 @@ def results(model, family: str, form: str) -> dict[str, object]:
         out["log_prob"] = model.log_prob(data)
     if "encode" in model.can:
         out["encode"] = model.encode(data)
+    if "predict" in model.can:
+        out["predict"] = model.predict(data)
+        out["predict_proba"] = model.predict_proba(data)
     if "impute" in model.can:
         out["impute"] = model.impute(data, n_draws=1, seed=2)[0]
     return out

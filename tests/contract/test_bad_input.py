@@ -18,18 +18,23 @@ import pytest
 import torch
 from contract_kit import (
     FAMILIES,
+    FORMS,
     KIT,
-    bool_table,
     colour_images,
     conditional,
+    data_set,
     fitted,
     fitted_conditional,
     float_table,
     grey_images,
     integer_table,
     labelled,
+    labelled_families,
+    learn,
     mixed_frame,
+    plain_form,
     with_verb,
+    y_for,
 )
 
 import reverie as rv
@@ -50,15 +55,21 @@ from reverie.errors import (
 from reverie.learning.training import Training
 
 NUMERIC = [family for family in FAMILIES if "number" in rv.catalog.family(family).kinds]
-BINARY = [family for family in FAMILIES if KIT[family].binary]
+BITS = [family for family in FAMILIES if rv.catalog.family(family).bits]
+WHOLE = [family for family in FAMILIES if not rv.catalog.family(family).holes]
 SCORERS = with_verb("log_prob")
 NUMERIC_SCORERS = [family for family in SCORERS if family in NUMERIC]
 FRAMES = [family for family in SCORERS if {"number", "category"} <= set(rv.catalog.family(family).kinds)]
-LABELS = conditional()
+LABELS = labelled_families()
+FREE = [family for family in LABELS if not rv.catalog.family(family).needs_y]
 NO_LABELS = [family for family in FAMILIES if family not in LABELS]
+MIXTURES = [family for family in FAMILIES if KIT[family].size == "components"]
+EM = [*MIXTURES, "naive_bayes"]
+DENSE = ["gmm", "bayesian_gmm", "student_mixture"]
 PICTURES = [family for family in SCORERS if "image" in rv.catalog.family(family).kinds]
 DECODERS = with_verb("decode")
-LEARNED_BY_STEPS = [family for family in FAMILIES if family != "gmm"]
+LEARNED_BY_STEPS = [family for family in FAMILIES if family not in EM]
+SIZED = [family for family in FAMILIES if KIT[family].size is not None]
 
 
 @dataclass(frozen=True)
@@ -71,25 +82,27 @@ class Cause:
 
 
 def data_of(family: str, n: int = 60) -> np.ndarray:
-    return bool_table(n, 0) if family in BINARY else float_table(n, 0)
-
-
-def form_of(family: str) -> str:
-    return "bool table" if family in BINARY else "float table"
+    return FORMS[plain_form(family)].make(n, 0)
 
 
 def fit(family: str, X: Any = None, y: Any = None, recipe: dict[str, Any] | None = None, **options: Any) -> Any:
     made = replace(KIT[family].recipe, **(recipe or {}))
-    X = data_of(family) if X is None else X
-    return made.fit(X, y, **{**KIT[family].options, **options})
+    return learn(family, data_of(family) if X is None else X, y, recipe=made, **options)
+
+
+def quick(family: str, **options: Any) -> Any:
+    """The kit's recipe without the kit's budget."""
+    X = data_of(family)
+    return KIT[family].recipe.fit(X, y_for(family, X), **options)
 
 
 def model(family: str) -> Any:
-    return fitted(family, form_of(family))
+    return fitted(family, plain_form(family))
 
 
-def size_option(family: str) -> str:
-    return {"gmm": "components", "rbm": "hidden"}.get(family, "latent")
+def sized(family: str, value: Any) -> Any:
+    """The recipe with another value of the option that sets its size."""
+    return replace(KIT[family].recipe, **{str(KIT[family].size): value})
 
 
 def poke(X: np.ndarray, value: float) -> np.ndarray:
@@ -113,14 +126,14 @@ CAUSES = [
     Cause("a dictionary", FAMILIES, lambda f: fit(f, {"a": [1, 2]}), DataError, r"give pd\.DataFrame\(X\)"),
     Cause("a Series", FAMILIES, lambda f: fit(f, pd.Series([1.0, 2.0])), DataError, r"give X\.to_frame\(\)"),
     Cause("infinity", NUMERIC, lambda f: fit(f, poke(data_of(f), np.inf)), DataError, "row 3, column 1 is infinite: replace"),
-    Cause("holes in bits", BINARY, lambda f: fit(f, as_dataset(poke(data_of(f), np.nan), kinds={"x": "boolean"})),
-          UnsupportedData, r"missing cells, which rbm does not take\. Drop or fill.*imputes: vae$"),
+    Cause("holes in bits", ["rbm"], lambda f: fit(f, as_dataset(poke(data_of(f), np.nan), kinds={"x": "boolean"})),
+          UnsupportedData, r"missing cells, which rbm does not take\. Drop or fill.*imputes: table_mixture, .*vae$"),
     Cause("a column without values", NUMERIC, lambda f: fit(f, np.column_stack([np.zeros(9), np.full(9, np.nan)])),
           DataError, "column 1 has no value in any row: drop it"),
-    Cause("a constant column", ["gmm"], lambda f: fit(f, np.column_stack([data_of(f), np.full(60, 2.5)])),
-          UnsupportedData, r"constant \(2\.5\).*Drop it or give it the role ignore.*: vae, gan"),
-    Cause("a column of mostly zeros", ["gmm"], lambda f: fit(f, np.where(data_of(f, 300) > 3, data_of(f, 300), 0.0)),
-          UnsupportedData, r"repeats the value 0 and is otherwise continuous.*: vae, gan"),
+    Cause("a constant column", DENSE, lambda f: fit(f, np.column_stack([data_of(f), np.full(60, 2.5)])),
+          UnsupportedData, r"constant \(2\.5\).*Drop it or give it the role ignore.*: table_mixture, vae, gan"),
+    Cause("a column of mostly zeros", DENSE, lambda f: fit(f, np.where(data_of(f, 300) > 3, data_of(f, 300), 0.0)),
+          UnsupportedData, r"repeats the value 0 and is otherwise continuous.*: table_mixture, vae, gan"),
     Cause("mixed objects", FAMILIES, lambda f: fit(f, pd.DataFrame({"a": [1, "x", 2.5]})), DataError,
           r"column 'a' mixes types, such as 1 and 'x'.*astype\(str\).*to_numeric"),
     Cause("an array of objects", FAMILIES, lambda f: fit(f, np.array([[1, "x"], [2, "y"]], dtype=object)), DataError,
@@ -133,11 +146,19 @@ CAUSES = [
     Cause("five channels", PICTURES, lambda f: fit(f, np.zeros((9, 8, 8, 5), np.uint8)), DataError, "1 to 4 channels"),
     Cause("float pictures up to 255", PICTURES, lambda f: fit(f, colour_images(9, 0).astype(float)), DataError,
           r"must lie in \[0, 1\].*divide by 255"),
-    Cause("integers that are no bits", BINARY, lambda f: fit(f, integer_table(60, 0)), UnsupportedData,
-          r"values other than 0 and 1.*: gmm, vae, gan"),
-    Cause("numbers for bits", BINARY, lambda f: fit(f, float_table(60, 0)), UnsupportedData,
-          r"rbm cannot learn from 'x' \(number\): it takes boolean, image, integer.*: gmm, vae, gan"),
-    Cause("ids above 2**24", [f for f in NUMERIC if f != "gmm"],
+    Cause("integers that are no bits", BITS, lambda f: fit(f, integer_table(60, 0)), UnsupportedData,
+          r"values other than 0 and 1.*: gmm, .*table_mixture, poisson_mixture, vae, gan$"),
+    Cause("numbers for bits", BITS, lambda f: fit(f, float_table(60, 0)), UnsupportedData,
+          r"\w+ cannot learn from 'x' \(number\): it takes boolean, image, integer.*: gmm, .*table_mixture, vae, gan$"),
+    Cause("numbers for counts", ["poisson_mixture"], lambda f: fit(f, float_table(60, 0)), UnsupportedData,
+          r"poisson_mixture cannot learn from 'x' \(number\): it takes integer\."),
+    Cause("counts below 0", ["poisson_mixture"], lambda f: fit(f, integer_table(60, 0) - 9), UnsupportedData,
+          r"column 'x\[0\]' holds numbers below 0, which are no counts: leave it out, or use table_mixture"),
+    Cause("numbers for categories", ["categorical_mixture"], lambda f: fit(f, frame()), UnsupportedData,
+          r"cannot learn from 'size' \(number\).*it takes boolean, category\. Families that can: table_mixture, vae, gan$"),
+    Cause("categories for numbers", DENSE, lambda f: fit(f, frame()), UnsupportedData,
+          r"cannot learn from 'colour' \(category\), 'paid' \(boolean\).*: table_mixture, vae, gan$"),
+    Cause("ids above 2**24", [f for f in NUMERIC if f not in EM],
           lambda f: fit(f, np.random.default_rng(0).integers(0, 2**40, 99)), UnsupportedData,
           "more than float32 can tell apart.*role id"),
     Cause("two columns of one name", FAMILIES, lambda f: fit(f, pd.DataFrame(np.ones((3, 2)), columns=["a", "a"])),
@@ -145,29 +166,39 @@ CAUSES = [
     Cause("only ignored columns", FAMILIES, lambda f: fit(f, as_dataset(frame()[["size"]], roles={"size": "ignore"})),
           DataError, "no column (is left to learn from|with the role data)"),
     Cause("negative weights", NUMERIC,
-          lambda f: fit(f, as_dataset(pd.DataFrame({"a": [1.0, 2.0, 4.0], "w": [1.0, -1.0, 1.0]}), roles={"w": "weight"})),
+          lambda f: fit(f, data_set(f, pd.DataFrame({"a": [1.0, 2.0, 4.0], "w": [1.0, -1.0, 1.0]}), roles={"w": "weight"})),
           DataError, "weight.*(>= 0|not negative)"),
     # ------------------------------------------------------------------ y
     Cause("y of another length", LABELS, lambda f: fit(f, y=["a"] * 59), DataError, "y has 59 rows and X has 60"),
     Cause("y for a family without", NO_LABELS, lambda f: fit(f, y=["a", "b"] * 30), UnsupportedData,
-          r"does not learn from y.*Leave y out.*: vae, gan"),
+          r"does not learn from y.*Leave y out.*: .*bernoulli_mixture.*vae, gan$"),
+    Cause("no y for a family of classes", ["naive_bayes"], lambda f: KIT[f].recipe.fit(data_of(f)), UnsupportedData,
+          r"naive_bayes needs y, the class of each row: fit\(X, y\)\. Without classes use a mixture"),
+    Cause("numbers as y of classes", MIXTURES, lambda f: fit(f, y=np.linspace(0, 1, 60)), ReverieError,
+          r"vector condition.*Leave y out, or give it the role ignore"),
+    Cause("numbers as y of naive Bayes", ["naive_bayes"], lambda f: fit(f, y=np.linspace(0, 1, 60)), UnsupportedData,
+          r"naive_bayes needs classes as y, and 'y' holds numbers: cut them into classes.*kinds="),
+    Cause("more classes than components", MIXTURES, lambda f: fit(f, y=np.tile(list("abcd"), 15)), DataError,
+          r"components=3: y has 4 classes, .*ask for at least as many"),
+    Cause("not one label", EM, lambda f: fit(f, y=pd.Series([None] * 60, dtype="category")), DataError,
+          "no label in any training row|no value"),
     Cause("float labels", LABELS, lambda f: fit(f, y=np.tile([0.0, 1.0], 30)), DataError,
           r"classes or numbers\? Give y\.astype\(int\).*kinds="),
-    Cause("a missing label", LABELS, lambda f: fit(f, y=[None] + ["a"] * 59), DataError, "no value in row 0"),
+    Cause("a missing label", [f for f in LABELS if f not in EM], lambda f: fit(f, y=[None] + ["a"] * 59), DataError, "no value in row 0"),
     Cause("a single label", LABELS, lambda f: fit(f, y=3), DataError, "y is the single value 3"),
     Cause("y names no column", LABELS, lambda f: fit(f, frame(), y="sise"), DataError,
           r"y='sise' is no column, did you mean 'size'\?"),
     Cause("y names a column of an array", LABELS, lambda f: fit(f, y="income"), DataError, "names a column, but X is an array"),
     Cause("one-hot labels", LABELS, lambda f: fit(f, y=np.eye(2, dtype=int)[np.tile([0, 1], 30)]), DataError, "argmax"),
-    Cause("an unknown label", LABELS, lambda f: fitted_conditional(f).sample(3, y="d"), SchemaMismatch,
+    Cause("an unknown label", conditional(), lambda f: fitted_conditional(f).sample(3, y="d"), SchemaMismatch,
           r"no class 'd'.*Classes: 'a', 'b', 'c'"),
-    Cause("labels of another length", LABELS, lambda f: fitted_conditional(f).sample(3, y=["a", "b"]), SchemaMismatch,
+    Cause("labels of another length", conditional(), lambda f: fitted_conditional(f).sample(3, y=["a", "b"]), SchemaMismatch,
           "y has 2 rows where 3 are wanted"),
-    Cause("y without having been trained so", FAMILIES, lambda f: model(f).sample(3, y="a"), InvalidOption,
+    Cause("y without having been trained so", [f for f in FAMILIES if f not in LABELS or f in FREE], lambda f: model(f).sample(3, y="a"), InvalidOption,
           "was trained without y. Fit it with y, or leave y out"),
-    Cause("scoring with y without having been trained so", SCORERS, lambda f: model(f).log_prob(data_of(f), y=["a"] * 60),
+    Cause("scoring with y without having been trained so", [f for f in SCORERS if f not in LABELS or f in FREE], lambda f: model(f).log_prob(data_of(f), y=["a"] * 60),
           ReverieError, "without (y|a condition).*[Ll]eave y out|leave y out"),
-    Cause("encoding without y", [f for f in LABELS if f in with_verb("encode")],
+    Cause("encoding without y", [f for f in LABELS if f in with_verb("reconstruct")],
           lambda f: fitted_conditional(f).encode(labelled()[0]), InvalidOption, "trained with y: pass y"),
     Cause("decoding without y", [f for f in LABELS if f in DECODERS],
           lambda f: fitted_conditional(f).decode(np.zeros((2, KIT[f].recipe.latent))), InvalidOption, "trained with y: pass y"),
@@ -178,7 +209,7 @@ CAUSES = [
           SchemaMismatch, "column 'count' is missing.*Columns given"),
     Cause("an extra column", FRAMES, lambda f: fitted(f, "mixed frame").log_prob(frame(extra=1.0)), SchemaMismatch,
           r"column 'extra' is not known.*Drop it"),
-    Cause("an unseen category", FRAMES, lambda f: fitted(f, "mixed frame").log_prob(frame(colour="pink")), SchemaMismatch,
+    Cause("an unseen category", [f for f in FRAMES if f != "naive_bayes"], lambda f: fitted(f, "mixed frame").log_prob(frame(colour="pink")), SchemaMismatch,
           r"colour.*pink"),
     Cause("text for numbers", FRAMES, lambda f: fitted(f, "mixed frame").log_prob(frame(size="big")), SchemaMismatch, "size"),
     Cause("fractions for integers", FRAMES, lambda f: fitted(f, "mixed frame").log_prob(frame(count=1.5)), SchemaMismatch,
@@ -187,15 +218,15 @@ CAUSES = [
           "where a DataFrame with the columns size, count"),
     Cause("a frame for an array", SCORERS, lambda f: model(f).log_prob(pd.DataFrame(data_of(f))), SchemaMismatch,
           r"give X\.to_numpy\(\)"),
-    Cause("too few columns", SCORERS, lambda f: model(f).log_prob(data_of(f)[:, :2]), SchemaMismatch,
-          r"shape \(60, 2\) where \(n, \d\) is wanted"),
+    Cause("too few columns", SCORERS, lambda f: model(f).log_prob(data_of(f)[:, :1]), SchemaMismatch,
+          r"shape \(60, 1\) where \(n, \d\) is wanted"),
     Cause("one row without its axis", SCORERS, lambda f: model(f).log_prob(data_of(f)[0]), SchemaMismatch, r"give X\[None\]"),
     Cause("no rows to score", SCORERS, lambda f: model(f).log_prob(data_of(f)[:0]), InvalidOption, "X has no rows"),
     Cause("infinity to score", NUMERIC_SCORERS, lambda f: model(f).log_prob(poke(data_of(f), -np.inf)), SchemaMismatch,
           "row 3, column 1 is infinite"),
-    Cause("other values than bits", BINARY, lambda f: model(f).log_prob(poke(data_of(f), 2.0)), SchemaMismatch,
+    Cause("other values than bits", BITS, lambda f: model(f).log_prob(poke(data_of(f), 2.0)), SchemaMismatch,
           "true or false .1 or 0. here, but has other values"),
-    Cause("holes to score", BINARY, lambda f: model(f).log_prob(poke(data_of(f), np.nan)), UnsupportedData,
+    Cause("holes to score", [f for f in SCORERS if f in WHOLE], lambda f: model(f).log_prob(poke(data_of(f), np.nan)), UnsupportedData,
           "missing cells, which rbm does not take. Drop or fill"),
     Cause("pictures of another size", PICTURES, lambda f: fitted(f, "grey images").log_prob(grey_images(3, 0)[:, :27]),
           SchemaMismatch, r"\(3, 27, 28\) where \(n, 28, 28\) is wanted"),
@@ -203,7 +234,7 @@ CAUSES = [
           SchemaMismatch, r"where \(n, 8, 8, 3\) is wanted"),
     Cause("float pictures for uint8", PICTURES, lambda f: fitted(f, "grey images").log_prob(grey_images(3, 0) / 255),
           SchemaMismatch, r"give \(X \* 255\)\.round\(\)"),
-    Cause("another data set", FAMILIES, lambda f: rv.finetune(model(f), as_dataset(data_of(f)[:, :2]), epochs=1),
+    Cause("another data set", FAMILIES, lambda f: rv.finetune(model(f), data_set(f, data_of(f)[:, :1]), epochs=1),
           SchemaMismatch, "shape"),
     Cause("holes where training had none", ["gan"], lambda f: rv.finetune(model(f), poke(data_of(f), np.nan), epochs=1),
           UnsupportedData, "missing cells, which gan does not take. Drop or fill"),
@@ -227,7 +258,7 @@ CAUSES = [
           "log_prob: smaples: no such option"),
     Cause("no dequantisation", SCORERS, lambda f: model(f).log_prob(data_of(f), dequantisation=0), InvalidOption,
           "dequantisation: expected a whole number of at least 1"),
-    Cause("no sweeps", BINARY, lambda f: model(f).sample(2, sweeps=0), InvalidOption, "sweeps: expected a whole number"),
+    Cause("no sweeps", ["rbm"], lambda f: model(f).sample(2, sweeps=0), InvalidOption, "sweeps: expected a whole number"),
     Cause("half a draw", ["vae"], lambda f: model(f).log_prob(data_of(f), samples=1.5), InvalidOption, "samples: expected"),
     Cause("codes of another width", DECODERS, lambda f: model(f).decode(np.zeros((2, 77))), InvalidOption,
           r"of shape \(n, \d+\); got \(2, 77\)"),
@@ -240,17 +271,40 @@ CAUSES = [
           InvalidOption, "a has 3 rows and b 2; give as many"),
     Cause("one step", with_verb("interpolate"), lambda f: model(f).interpolate(data_of(f), data_of(f), steps=1),
           InvalidOption, "steps: expected a whole number of at least 2"),
+    Cause("attribution by a family of complete rows", ["rbm"], lambda f: model(f).anomaly_attribution(data_of(f)), Unsupported,
+          r"rbm scores complete rows only; families that can: gmm, .*vae$"),
+    Cause("attribution without scores", ["gan"], lambda f: model(f).anomaly_attribution(data_of(f)), Unsupported,
+          r"gan can't log_prob; families that can: gmm"),
+    Cause("attribution of pictures", [f for f in PICTURES if rv.catalog.family(f).holes],
+          lambda f: fitted(f, "grey images").anomaly_attribution(grey_images(3, 0)), Unsupported, "columns of tables, not for image"),
+    Cause("a device of no such name", FAMILIES, lambda f: model(f).to("banana"), InvalidOption, "no such device as 'banana'"),
+    Cause("densities of repeated values", ["naive_bayes"],
+          lambda f: fit(f, integer_table(60, 0), recipe={"numeric": "density"}).log_prob(integer_table(60, 0)), Unsupported,
+          r"this naive_bayes can't log_prob: 'x\[0\]' was given a density.*numeric='exact'"),
+    Cause("classes asked of a mixture without names", MIXTURES, lambda f: model(f).predict(data_of(f)), Unsupported,
+          r"can't predict: it was trained without y"),
+    Cause("another number of columns to classify", ["naive_bayes"], lambda f: model(f).predict(data_of(f)[:, :2]), SchemaMismatch,
+          r"shape \(60, 2\)"),
+    Cause("a factor for every column", ["gmm"], lambda f: fit(f, recipe={"covariance": "low-rank", "rank": 3}), InvalidOption,
+          "rank=3: must be below the number of columns, 3"),
+    Cause("a negative floor", ["gmm", "student_mixture", "table_mixture", "naive_bayes"],
+          lambda f: replace(KIT[f].recipe, floor=-1.0), InvalidOption, "floor: .*greater than or equal to 0"),
+    Cause("a negative memory", [f for f in MIXTURES if f != "bayesian_gmm"], lambda f: replace(KIT[f].recipe, memory=-1.0),
+          InvalidOption, "memory: .*greater than or equal to 0"),
+    Cause("no restarts", MIXTURES, lambda f: replace(KIT[f].recipe, restarts=0), InvalidOption, "restarts: .*equal to 1"),
+    Cause("too few degrees of freedom", ["student_mixture"], lambda f: replace(KIT[f].recipe, degrees=0.1), InvalidOption,
+          "degrees: .*equal to 0.5"),
     Cause("imputing without the verb", [f for f in FAMILIES if f not in with_verb("impute")],
-          lambda f: model(f).impute(data_of(f)), Unsupported, r"can't impute; families that can: gmm, rbm, vae"),
+          lambda f: model(f).impute(data_of(f)), Unsupported, r"can't impute; families that can: gmm, .*rbm, vae"),
     Cause("scoring without the verb", [f for f in FAMILIES if f not in SCORERS], lambda f: model(f).log_prob(data_of(f)),
-          Unsupported, r"gan can't log_prob; families that can: gmm, rbm, vae\. This model can: decode, sample"),
+          Unsupported, r"gan can't log_prob; families that can: gmm, .*rbm, vae\. This model can: decode, sample"),
     # ------------------------------------------------------------------ recipes and training
     Cause("an unknown option of a recipe", FAMILIES, lambda f: type(KIT[f].recipe)(latnet=3), InvalidOption, "no such option"),
-    Cause("True for a number", FAMILIES, lambda f: replace(KIT[f].recipe, **{size_option(f): True}), InvalidOption,
+    Cause("True for a number", SIZED, lambda f: sized(f, True), InvalidOption,
           "expected a number, got True"),
-    Cause("text for a number", FAMILIES, lambda f: replace(KIT[f].recipe, **{size_option(f): "3"}), InvalidOption,
+    Cause("text for a number", SIZED, lambda f: sized(f, "3"), InvalidOption,
           "expected a number, got the text '3'"),
-    Cause("no units", FAMILIES, lambda f: replace(KIT[f].recipe, **{size_option(f): 0}), InvalidOption, "greater than or equal to 1"),
+    Cause("no units", SIZED, lambda f: sized(f, 0), InvalidOption, "greater than or equal to 1"),
     Cause("a negative learning rate", LEARNED_BY_STEPS, lambda f: replace(KIT[f].recipe, lr=-1.0), InvalidOption, "lr: .*greater than 0"),
     Cause("an infinite learning rate", LEARNED_BY_STEPS, lambda f: replace(KIT[f].recipe, lr=float("inf")), InvalidOption, "lr: .*finite"),
     Cause("an unknown option of training", FAMILIES, lambda f: fit(f, epoch=3), InvalidOption,
@@ -260,20 +314,20 @@ CAUSES = [
     Cause("True epochs", FAMILIES, lambda f: fit(f, epochs=True), InvalidOption, "epochs: expected a number, got True"),
     Cause("half an epoch", FAMILIES, lambda f: fit(f, epochs=2.5), InvalidOption, "epochs"),
     Cause("negative epochs", FAMILIES, lambda f: fit(f, epochs=-1), InvalidOption, "epochs: .*greater than or equal to 0"),
-    Cause("no steps", FAMILIES, lambda f: KIT[f].recipe.fit(data_of(f), steps=0), InvalidOption, "steps"),
-    Cause("no minutes", FAMILIES, lambda f: KIT[f].recipe.fit(data_of(f), minutes=0), InvalidOption, "minutes"),
+    Cause("no steps", FAMILIES, lambda f: quick(f, steps=0), InvalidOption, "steps"),
+    Cause("no minutes", FAMILIES, lambda f: quick(f, minutes=0), InvalidOption, "minutes"),
     Cause("no rows in a batch", FAMILIES, lambda f: fit(f, batch_size=0), InvalidOption, "batch_size"),
     Cause("two budgets", FAMILIES, lambda f: fit(f, steps=3), InvalidOption, "give one of epochs, steps and minutes"),
-    Cause("two budgets, one in Training", FAMILIES, lambda f: KIT[f].recipe.fit(data_of(f), training=Training(minutes=1), steps=3),
+    Cause("two budgets, one in Training", FAMILIES, lambda f: quick(f, training=Training(minutes=1), steps=3),
           InvalidOption, "not steps and minutes"),
     Cause("patience without validation", FAMILIES, lambda f: fit(f, patience=3), InvalidOption, "set validation=0.1"),
     Cause("patience without objective", ["rbm", "gan"], lambda f: fit(f, patience=3, validation=0.2), InvalidOption,
           "patience: phase 'train' has no objective to watch.*leave patience out"),
-    Cause("ema for EM", ["gmm"], lambda f: fit(f, ema=0.9), InvalidOption, "ema: phase 'em' has no gradient steps.*leave ema out"),
+    Cause("ema for EM", EM, lambda f: fit(f, ema=0.9), InvalidOption, r"ema: phase '\w+' has no gradient steps.*leave ema out"),
     Cause("all rows for validation", FAMILIES, lambda f: fit(f, validation=1.0), InvalidOption, "validation: .*less than 1"),
     Cause("validation leaves nothing", FAMILIES, lambda f: fit(f, data_of(f)[:2], validation=0.99), InvalidOption,
           r"too few rows \(2\)"),
-    Cause("more components than rows", ["gmm"], lambda f: fit(f, recipe={"components": 61}), DataError,
+    Cause("more components than rows", MIXTURES, lambda f: fit(f, recipe={"components": 61}), DataError,
           "components=61: there are only 60 training rows; ask for at most as many"),
     Cause("no such device", FAMILIES, lambda f: fit(f, device="gpu"), InvalidOption, "'auto', 'cpu', 'cuda' or 'mps'"),
     Cause("a device that is not here", [] if torch.cuda.is_available() else FAMILIES, lambda f: fit(f, device="cuda"),
@@ -390,23 +444,27 @@ def test_resume_refuses_another_run_and_names_the_fields(family, tmp_path):
     fit(family, X, out=str(run), seed=3)
     before = tree(tmp_path)
     recipe, options = KIT[family].recipe, KIT[family].options
-    other = replace(recipe, **{size_option(family): 5})
+    data = data_set(family, X)
     attempts = [
-        (lambda: other.fit(X, seed=3, resume=run, **options), f"estimator.{size_option(family)} .*-> 5"),
-        (lambda: recipe.fit(X, seed=4, resume=run, **options), "other seed"),
-        (lambda: recipe.fit(X[:-1], seed=3, resume=run, **options), r"data \(other rows or columns\)"),
-        (lambda: rv.resume(run, X, batch_size=7), "training.batch_size .*-> 7"),
-        (lambda: rv.resume(run, X, clip=1.0), r"training.clip \(None -> 1.0\)"),
+        (lambda: recipe.fit(data, seed=4, resume=run, **options), "other seed"),
+        (lambda: learn(family, X[:-1], seed=3, resume=run), r"data \(other rows or columns\)"),
+        (lambda: rv.resume(run, data, batch_size=7), "training.batch_size .*-> 7"),
+        (lambda: rv.resume(run, data, clip=1.0), r"training.clip \(None -> 1.0\)"),
     ]
+    if KIT[family].size is not None:
+        other = sized(family, 5)
+        named = f"estimator.{KIT[family].size} .*-> 5"
+        attempts.append((lambda: other.fit(data, seed=3, resume=run, **options), named))
     for attempt, message in attempts:
         with pytest.raises(RunConflict, match=f"cannot resume .*{message}.*Start a new run"):
             attempt()
     with pytest.raises(InvalidOption, match="trained on data given in memory: pass them again"):
         rv.resume(run)
     with pytest.raises(InvalidOption, match="give one of epochs, steps"):
-        rv.resume(run, X, epochs=9, steps=4)
+        rv.resume(run, data, epochs=9, steps=4)
     assert tree(tmp_path) == before
-    assert rv.resume(run, X, epochs=options["epochs"] + 1).history[-1]["epoch"] == options["epochs"] + 1
+    if family != "naive_bayes":  # all its rows have labels: it has counted them and is done
+        assert rv.resume(run, data, epochs=options["epochs"] + 1).history[-1]["epoch"] == options["epochs"] + 1
 
 
 def test_resume_in_another_world_size(tmp_path, monkeypatch):
@@ -462,7 +520,7 @@ def test_a_failed_resume_lets_go_of_the_folder(tmp_path):
 # ---------------------------------------------------------------------- training that goes wrong
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [family for family in FAMILIES if family != "naive_bayes"])
 def test_a_callback_that_raises_ends_the_run_after_saving(family, tmp_path):
     class Boom(Exception):
         pass
@@ -482,7 +540,7 @@ def test_a_callback_that_raises_ends_the_run_after_saving(family, tmp_path):
         assert torch.equal(resumed.network.state_dict()[name], tensor), name
 
 
-@pytest.mark.parametrize("family", [f for f in LEARNED_BY_STEPS if f not in BINARY])
+@pytest.mark.parametrize("family", [f for f in LEARNED_BY_STEPS if f not in BITS])
 @pytest.mark.parametrize("ema", [0, 0.9])
 @pytest.mark.parametrize("saved", [True, False])
 def test_divergence_keeps_the_last_good_state(family, ema, saved, tmp_path):
@@ -495,7 +553,7 @@ def test_divergence_keeps_the_last_good_state(family, ema, saved, tmp_path):
         assert torch.isfinite(tensor).all(), name
 
 
-@pytest.mark.parametrize("family", [f for f in LEARNED_BY_STEPS if f not in BINARY])
+@pytest.mark.parametrize("family", [f for f in LEARNED_BY_STEPS if f not in BITS])
 @pytest.mark.parametrize("ema", [0, 0.9])
 def test_divergence_leaves_a_loadable_run(family, ema, tmp_path):
     """What is on disk is the last good state, and it samples."""

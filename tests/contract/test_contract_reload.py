@@ -10,7 +10,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from contract_kit import FAMILIES, KIT, fitted, float_table, forms_of, identical, module_shapes, network_options, pairs
+from contract_kit import (
+    FAMILIES,
+    KIT,
+    fitted,
+    float_table,
+    forms_of,
+    identical,
+    learn,
+    module_shapes,
+    network_options,
+    pairs,
+)
 from contract_reload import results
 from torch import nn
 
@@ -66,7 +77,7 @@ def test_own_modules_come_back_only_when_passed(family, option, tmp_path):
     module = own_module(family, option)
     before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
     data = float_table(60, 0)
-    model = replace(KIT[family].recipe, **{option: module}).fit(data, **KIT[family].options)
+    model = learn(family, data, recipe=replace(KIT[family].recipe, **{option: module}))
     assert all((module.state_dict()[name] == tensor).all() for name, tensor in before.items())
     assert module.training
     assert model.info["resolved"][option] == {"type": "external", "class": "torch.nn.modules.container.Sequential"}
@@ -85,13 +96,13 @@ def test_own_modules_come_back_only_when_passed(family, option, tmp_path):
 @pytest.mark.parametrize(("family", "option"), OPTIONS)
 def test_a_module_of_the_wrong_shape_says_got_and_wanted(family, option):
     wide, narrow = module_shapes(family, option)
-    fit = {"X": float_table(60, 0), **KIT[family].options}
+    X = float_table(60, 0)
     with pytest.raises(
         InvalidOption, match=rf"\(n, {wide}\) to \(n, {narrow}\); for 2 rows it returned \(2, {narrow + 1}\)"
     ):
-        replace(KIT[family].recipe, **{option: own_module(family, option, out=1)}).fit(**fit)
+        learn(family, X, recipe=replace(KIT[family].recipe, **{option: own_module(family, option, out=1)}))
     with pytest.raises(InvalidOption, match=rf"\(n, {wide}\) to \(n, {narrow}\); it failed with RuntimeError"):
-        replace(KIT[family].recipe, **{option: nn.Linear(wide + 1, narrow)}).fit(**fit)
+        learn(family, X, recipe=replace(KIT[family].recipe, **{option: nn.Linear(wide + 1, narrow)}))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -105,7 +116,7 @@ def test_a_model_without_own_modules_refuses_one(family, tmp_path):
 def test_two_own_modules_go_by_name(family, tmp_path):
     names = network_options(family)
     recipe = replace(KIT[family].recipe, **{name: own_module(family, name) for name in names})
-    model = recipe.fit(float_table(60, 0), **KIT[family].options)
+    model = learn(family, float_table(60, 0), recipe=recipe)
     path = model.save(tmp_path / "m")
     with pytest.raises(CheckpointError, match="needs 2 modules"):
         rv.load(path, network=nn.Identity())
@@ -116,7 +127,7 @@ def test_two_own_modules_go_by_name(family, tmp_path):
 @pytest.mark.parametrize("family", sorted({family for family, _ in OPTIONS}))
 def test_auto_stays_auto_and_what_it_meant_is_recorded(family, tmp_path):
     recipe = replace(KIT[family].recipe, **dict.fromkeys(network_options(family), "auto"))
-    model = recipe.fit(float_table(40, 0), **{**KIT[family].options, "epochs": 1})
+    model = learn(family, float_table(40, 0), recipe=recipe, epochs=1)
     loaded = rv.load(model.save(tmp_path / "m"))
     assert loaded.estimator == recipe
     for name in network_options(family):

@@ -8,19 +8,27 @@ import pytest
 from contract_kit import (
     FORMS,
     KIT,
+    ROWS,
+    class_prior,
     conditional,
+    draws,
     fitted,
     fitted_conditional,
     forms_of,
     labelled,
+    learn,
     numbers,
+    plain_form,
     same_form,
     with_verb,
 )
 
+from reverie import catalog
 from reverie.errors import InvalidOption, SchemaMismatch
 
 CONDITIONAL = conditional()
+VECTORS = [family for family in CONDITIONAL if "vector" in catalog.family(family).conditions]
+CODED = [family for family in CONDITIONAL if family in with_verb("decode") and family in with_verb("encode")]
 SCORED = [family for family in CONDITIONAL if family in with_verb("log_prob")]
 
 
@@ -59,7 +67,8 @@ def test_unasked_y_is_drawn_as_often_as_in_training(family):
 def test_y_drives_the_sample(family):
     """Trained long enough, the class means come out in order (they lie 3 sd apart in training)."""
     X, y = labelled(400)
-    model = KIT[family].recipe.fit(X, y, seed=0, **{**KIT[family].options, "epochs": 80, "ema": 0})
+    options = {"ema": 0} if "ema" in KIT[family].options else {}
+    model = learn(family, X, y, seed=0, epochs=80, **options)
     means = [float(model.sample(400, y=label, seed=0).mean()) for label in ("c", "a", "b")]
     assert means[0] + 0.5 < means[1] < means[2] - 0.5
 
@@ -69,9 +78,8 @@ def test_the_marginal_is_the_sum_over_classes(family):
     """p(x) = sum_y p(y) p(x | y), with the same noise for every class: to rounding."""
     model, (X, y) = fitted_conditional(family), labelled()
     some = X[:25]
-    terms = []
-    for label in "abc":
-        terms.append(model.log_prob(some, y=label, seed=2) + np.log((y == label).mean()))
+    prior = np.log(class_prior(model))
+    terms = [model.log_prob(some, y=label, seed=2) + prior["abc".index(label)] for label in "abc"]
     np.testing.assert_allclose(model.log_prob(some, seed=2), np.logaddexp.reduce(terms), rtol=1e-9)
     each = model.log_prob(some, y=list(y[:25]), seed=2)
     by_label = {label: model.log_prob(some, y=label, seed=2) for label in "abc"}
@@ -85,20 +93,21 @@ def test_conditionals_and_the_marginal_integrate_to_one(family, label):
     rng = np.random.default_rng(0)
     y = rng.choice(["a", "b", "c"], 300)
     X = rng.normal(size=(300, 1)) + 2.0 * (y == "b")[:, None]
-    model = KIT[family].recipe.fit(X, y, seed=0, **KIT[family].options)
+    model = learn(family, X, y, seed=0)
     grid = np.linspace(-12, 14, 1001)
     step = grid[1] - grid[0]
-    totals = [np.exp(model.log_prob(grid[:, None], y=label, seed=s, samples=8)).sum() * step for s in range(8)]
+    options = draws(model, 8)
+    totals = [np.exp(model.log_prob(grid[:, None], y=label, seed=s, **options)).sum() * step for s in range(8)]
     error = np.std(totals, ddof=1) / np.sqrt(8)
     assert abs(np.mean(totals) - 1) < 4 * error + 1e-3
 
 
-@pytest.mark.parametrize("family", CONDITIONAL)
+@pytest.mark.parametrize("family", VECTORS)
 def test_a_numeric_y(family):
     rng = np.random.default_rng(0)
     y = rng.normal(size=(200, 2))
     X = y @ rng.normal(size=(2, 3)) + rng.normal(size=(200, 3)) * 0.1
-    model = KIT[family].recipe.fit(X, y, seed=0, **KIT[family].options)
+    model = learn(family, X, y, seed=0)
     sample, used = model.sample(50, seed=0, return_y=True)
     assert sample.shape == (50, 3)
     pool = {tuple(row) for row in y.tolist()}
@@ -117,7 +126,7 @@ def test_y_by_column_name_end_to_end(family):
     income = pd.Categorical(rng.choice(["<=50K", ">50K"], 300, p=[0.75, 0.25]), categories=["<=50K", ">50K", "?"])
     frame = pd.DataFrame({"age": rng.integers(18, 80, 300), "income": income, "hours": rng.normal(40, 5, 300)})
     frame["age"] = frame["age"] + 10 * (frame["income"] == ">50K")
-    model = KIT[family].recipe.fit(frame, y="income", seed=0, **KIT[family].options)
+    model = learn(family, frame, "income", seed=0)
     sample, y = model.sample(2000, seed=0, return_y=True)
     assert list(sample.columns) == ["age", "hours"]
     assert list(sample.dtypes) == [frame["age"].dtype, frame["hours"].dtype]
@@ -131,18 +140,20 @@ def test_y_by_column_name_end_to_end(family):
     assert (given == ">50K").all()
     assert len(rich) == 10
     if "log_prob" in model.can:
-        given_y = model.log_prob(frame.head(20), y="income", samples=64)
-        marginal = model.log_prob(frame.head(20), samples=64)
+        head, many = frame.head(20), draws(model, 64)
+        given_y = model.log_prob(head, y="income", **many)
+        marginal = model.log_prob(head, **many)
         assert np.isfinite(given_y).all()
-        np.testing.assert_allclose(marginal, model.log_prob(frame.head(20).drop(columns="income"), samples=64))
-        np.testing.assert_allclose(given_y, model.log_prob(frame.head(20), y=frame["income"].head(20), samples=64))
+        np.testing.assert_allclose(marginal, model.log_prob(head.drop(columns="income"), **many))
+        np.testing.assert_allclose(given_y, model.log_prob(head, y=head["income"], **many))
         assert not np.allclose(given_y, marginal)
     if "encode" in model.can:
         assert model.encode(frame.head(20), y="income").shape[0] == 20
+    if "reconstruct" in model.can:
         same_form(model.reconstruct(frame.head(20), y="income"), sample)
 
 
-@pytest.mark.parametrize("family", [f for f in CONDITIONAL if f in with_verb("encode")])
+@pytest.mark.parametrize("family", CODED)
 def test_codes_of_a_conditional_model_need_y(family):
     model, (X, y) = fitted_conditional(family), labelled()
     for call in (
@@ -171,6 +182,63 @@ def test_a_dataset_brings_its_own_y(family):
     other = as_dataset(X[:30], np.where(y[:30] == "a", "b", "c"))
     with pytest.raises(SchemaMismatch, match=r"differs from the one of training|categories"):
         model.log_prob(other, y="y")
+
+
+# ---------------------------------------------------------------------- classes
+
+
+def bayes(model, data) -> np.ndarray:
+    """P(y | x) from p(x | y) and P(y), (n, classes)."""
+    joint = np.column_stack([model.log_prob(data, y=label) for label in model.classes]) + np.log(class_prior(model))
+    return np.exp(joint - np.logaddexp.reduce(joint, 1)[:, None])
+
+
+CLASSIFIED = ("float table", "holey table", "bool table", "integer table", "code frame")
+
+
+@pytest.mark.parametrize(
+    ("family", "form"), [(f, n) for f in with_verb("predict") for n in CLASSIFIED if n in forms_of(f)]
+)
+def test_classes_follow_bayes_rule(family, form):
+    """As many components as classes, every row labelled: P(y | x) = P(y) p(x | y) / p(x) with the same model's parts."""
+    data = FORMS[form].make(150, 3)
+    y = np.array(["low", "mid", "top"])[np.argsort(np.argsort(np.nan_to_num(numbers(data)).sum(1))) // 50]
+    model = learn(family, data, y, seed=0)
+    proba = model.predict_proba(data)
+    assert proba.shape == (150, 3)
+    assert model.classes == ("low", "mid", "top")
+    np.testing.assert_allclose(proba.sum(1), 1, rtol=1e-9)
+    if model.log_prob_kind == "exact":
+        np.testing.assert_allclose(proba, bayes(model, data), atol=1e-8)
+    predicted = model.predict(data)
+    assert predicted.dtype == y.dtype
+    np.testing.assert_array_equal(predicted, np.array(model.classes)[proba.argmax(1)])
+    assert (predicted == y).mean() > 0.5
+    model.chunk = 7
+    np.testing.assert_allclose(model.predict_proba(data), proba, rtol=1e-9)
+
+
+@pytest.mark.parametrize("family", [f for f in with_verb("predict") if not catalog.family(f).needs_y])
+def test_no_classes_without_y(family):
+    from reverie.errors import Unsupported
+
+    model, data = fitted(family, plain_form(family)), FORMS[plain_form(family)].make(9, 1)
+    assert "predict" not in model.can
+    assert model.classes == ()
+    for verb in (model.predict, model.predict_proba):
+        with pytest.raises(Unsupported, match=r"was trained without y.*encode gives their probabilities"):
+            verb(data)
+
+
+@pytest.mark.parametrize("family", with_verb("predict"))
+def test_rows_without_a_label(family):
+    """A missing label is no error: such rows are learned from and predicted for."""
+    form = plain_form(family)
+    data = FORMS[form].make(ROWS, 2)
+    y = pd.Series(np.where(np.arange(ROWS) % 2, "p", "q")).where(np.arange(ROWS) % 4 < 2)
+    model = learn(family, data, y, seed=0)
+    assert set(model.predict(data)) <= {"p", "q"}
+    np.testing.assert_allclose(model.predict_proba(data).sum(1), 1)
 
 
 # ---------------------------------------------------------------------- codes

@@ -7,6 +7,7 @@ import warnings
 
 import numpy as np
 import pytest
+import torch
 
 from reverie.errors import InvalidOption
 from reverie.models.mixture import GaussianMixture, parameters, with_parameters
@@ -209,9 +210,226 @@ def test_parameters_there_and_back(covariance):
         ({"weights": [1.5, -0.6, 0.1]}, "positive numbers that sum to 1"),
         ({"means": np.full((3, 3), np.nan)}, "means: expected finite"),
         ({"covariances": np.eye(3)}, r"covariances: expected finite numbers of shape \(3, 3, 3\)"),
+        ({"covariances": -np.stack([np.eye(3)] * 3)}, "positive variances in every direction"),
+        ({"covariances": np.stack([np.eye(3) + np.eye(3, k=1)] * 3)}, "symmetric matrices"),
+        ({"means": [[0, 0, 0], [1, 1]]}, "means: expected an array of numbers"),
     ],
 )
 def test_wrong_parameters(changes, message):
     X = clusters()
     with pytest.raises(InvalidOption, match=message):
         with_parameters(GaussianMixture(components=3), X, **{**start_values(X, "full"), **changes})
+
+
+# ---------------------------------------------------------------------- ways of learning
+
+
+def clear(n: int = 3000, seed: int = 0) -> np.ndarray:
+    """Three clusters 8 sd apart."""
+    rng = np.random.default_rng(seed)
+    return rng.normal(size=(n, 2)) + 8 * np.array([[0, 0], [1, 0], [0, 1]])[rng.integers(0, 3, n)]
+
+
+@pytest.mark.parametrize("covariance", [*SHAPES, "low-rank"])
+def test_stepwise_reaches_batch(covariance):
+    """A few passes with an update per batch, within 0.02 nats of batch EM run to its end."""
+    X = clear()
+    options = {"covariance": covariance, "components": 3, "rank": 1}
+    batch = GaussianMixture(**options).fit(X, epochs=200, seed=0)
+    step = GaussianMixture(stepwise=True, tol=0, **options).fit(X, epochs=8, batch_size=100, seed=0)
+    assert abs(step.log_prob(X).mean() - batch.log_prob(X).mean()) < 0.02
+
+
+def test_stepwise_learns_what_its_start_did_not_know():
+    """From a start at one cluster's centre, in one pass: the batches' statistics move it, not the start alone."""
+    X = clear()
+    recipe = GaussianMixture(components=3, stepwise=True, tol=0)
+    X0 = X[np.abs(X).max(1) < 3][:300]
+    start = recipe.fit(X0 + np.random.default_rng(0).normal(size=X0.shape), epochs=1, batch_size=50)
+    later = recipe.fit(X, start=start, epochs=10, batch_size=100)
+    assert later.log_prob(X).mean() > start.log_prob(X).mean() + 1
+
+
+@pytest.mark.parametrize("covariance", [*SHAPES, "low-rank"])
+@pytest.mark.parametrize("holes", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_memory_counts_for_the_rows_seen_before(covariance, holes):
+    """fit(A), then fit(B, start, memory=len(A)): near fit(A + B), where fit(B, start) forgets A. Of clear clusters, whose
+    shares differ between A and B: their weights to 0.01 and the mean density to 0.02 nats."""
+    X = clear(3000)
+    side = X[:, 0] > 4
+    A, B = np.concatenate([X[side], X[~side][:300]]), X[~side][300:]
+    if holes:
+        for rows in (A, B):
+            rows[np.random.default_rng(1).random(rows.shape) < 0.1] = np.nan
+    options = {"components": 3, "covariance": covariance, "rank": 1, "tol": 0}
+    first = GaussianMixture(restarts=5, **options).fit(A, epochs=30, seed=1)
+    both = GaussianMixture(**options).fit(np.concatenate([A, B]), epochs=30, start=first)
+    kept = GaussianMixture(memory=len(A), **options).fit(B, start=first, epochs=30)
+    lost = GaussianMixture(**options).fit(B, start=first, epochs=30)
+    every = np.concatenate([A, B])
+    want = both.log_prob(every).mean()
+    assert abs(kept.log_prob(every).mean() - want) < 0.02
+    assert lost.log_prob(every).mean() < want - 0.2
+    weights = [np.sort(parameters(model)["weights"]) for model in (kept, both)]
+    np.testing.assert_allclose(*weights, atol=0.01)
+
+
+@pytest.mark.parametrize("covariance", SHAPES)
+def test_memory_of_one_component_is_exact(covariance):
+    """Mean and covariance of A and B together, after any number of passes over B: what is remembered moves along."""
+    rng = np.random.default_rng(0)
+    A, B = rng.normal(size=(300, 2)), rng.normal(size=(500, 2)) * 2 + 5
+    options = {"components": 1, "covariance": covariance, "floor": 0.0, "tol": 0}
+    first = GaussianMixture(**options).fit(A, epochs=1)
+    whole = parameters(GaussianMixture(**options).fit(np.concatenate([A, B]), start=first, epochs=1))
+    for epochs in (1, 2, 5):
+        found = parameters(GaussianMixture(memory=300, **options).fit(B, start=first, epochs=epochs))
+        np.testing.assert_allclose(found["means"], whole["means"], rtol=1e-9)
+        np.testing.assert_allclose(found["covariances"], whole["covariances"], rtol=1e-9)
+
+
+def test_dead_components_are_rescued():
+    """Two of three components far from all rows get rows again, and fit better than the one that had them all."""
+    X = clear()
+    recipe = GaussianMixture(components=3, tol=0)
+    far = with_parameters(
+        recipe,
+        X,
+        weights=[1 / 3] * 3,
+        means=[[3.0, 3.0], [4000.0, 4000.0], [-4000.0, 4000.0]],
+        covariances=np.stack([np.eye(2) * 20] * 3),
+    )
+    model = recipe.fit(X, start=far, epochs=60)
+    found = parameters(model)
+    assert found["weights"].min() > 0.05
+    assert np.abs(found["means"]).max() < 20
+    assert model.log_prob(X).mean() > GaussianMixture(components=1).fit(X, epochs=2).log_prob(X).mean() + 0.3
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_a_rescue_leaves_what_members_share(size):
+    """As many components as columns once mixed up buffers of (K, ...) with buffers of (d, ...)."""
+    from reverie.probability.exponential_family import Poisson
+    from reverie.probability.gaussian import gaussians
+
+    floor = 0.1 + torch.arange(float(size))
+    for shape in (*SHAPES, "low-rank"):
+        members = gaussians(shape, size, size, floor, rank=1)
+        members.overall.copy_(1 + torch.arange(float(size)))
+        tied = members.covariance.clone() if shape == "tied" else None
+        members.mean.copy_(torch.arange(float(size))[:, None].expand(-1, size))
+        members.split(0, 1)
+        assert torch.equal(members.floor, floor.double())
+        assert torch.equal(members.overall, 1 + torch.arange(float(size)).double())
+        assert tied is None or torch.equal(members.covariance, tied)
+        assert abs(float(members.mean[0, 0] + members.mean[1, 0])) < 1e-9  # apart, around what member 0 had
+    counts = Poisson(size, size)
+    counts.overall.copy_(1 + torch.arange(float(size)))
+    counts.split(0, 1)
+    assert torch.equal(counts.overall, 1 + torch.arange(float(size)).double())
+
+
+def test_more_starts_are_never_worse_on_their_rows():
+    """After one pass, starts=1, 3 and 10 on the very rows the starts are judged on."""
+    rng = np.random.default_rng(0)
+    for seed in range(8):
+        X = rng.normal(size=(200, 3)) + 3 * rng.normal(size=(12, 3))[rng.integers(0, 12, 200)]
+        values = []
+        for restarts in (1, 3, 10):
+            recipe = GaussianMixture(components=8, covariance="diag", floor=1e-2, restarts=restarts, tol=0)
+            steps = 6 if restarts == 1 else 1  # each of several starts has had five steps already
+            values.append(recipe.fit(X, epochs=steps, seed=seed).history[-1]["log_likelihood"])
+        assert values[0] <= values[1] + 1e-9
+        assert values[1] <= values[2] + 1e-9
+
+
+@pytest.mark.parametrize("covariance", [*SHAPES, "low-rank"])
+@pytest.mark.parametrize("holes", [False, True])
+def test_weights_are_repeated_rows(covariance, holes):
+    """Rows with weights 0 to 3 from one start, against the rows repeated so often: parameters to 1e-9."""
+    import pandas as pd
+
+    from reverie.data.dataset import as_dataset
+
+    X = clear(200)
+    if holes:
+        X[np.random.default_rng(1).random(X.shape) < 0.2] = np.nan
+    counts = np.random.default_rng(2).integers(0, 4, len(X))
+    frame = pd.DataFrame(X, columns=["a", "b"])
+    recipe = GaussianMixture(components=3, covariance=covariance, rank=1, tol=0)
+
+    def weighted(w: np.ndarray) -> object:
+        return as_dataset(frame.assign(w=w.astype(float)), roles={"w": "weight"})
+
+    start = recipe.fit(weighted(np.ones(200)), epochs=2, seed=0)
+    one = recipe.fit(weighted(counts), start=start, epochs=5)
+    repeated = frame.iloc[np.repeat(np.arange(200), counts)].assign(w=np.ones(counts.sum()))
+    two = recipe.fit(as_dataset(repeated, roles={"w": "weight"}), start=start, epochs=5)
+    for name, value in parameters(one).items():
+        np.testing.assert_allclose(value, parameters(two)[name], rtol=1e-9, atol=1e-9)
+
+
+def test_a_few_labels_name_the_components():
+    """One label in fifty: clusters get their classes' names, and more rows right than a classifier of the few."""
+    import pandas as pd
+
+    from reverie.models.naive_bayes import NaiveBayes
+
+    rng = np.random.default_rng(0)
+    k = rng.integers(0, 3, 1500)
+    angle = rng.normal(size=1500) * 3
+    X = np.column_stack([angle + 6 * k, angle - 6 * k]) + rng.normal(size=(1500, 2))  # long, slanted clusters
+    y = np.array(["left", "middle", "right"])[k]
+    some = pd.Series(y).where(np.arange(1500) % 100 == 0)
+    mixture = GaussianMixture(components=3).fit(X, some, seed=0)
+    assert (mixture.predict(X) == y).mean() > 0.97
+    few = some.notna().to_numpy()
+    assert (mixture.predict(X) == y).mean() > (NaiveBayes().fit(X[few], y[few]).predict(X) == y).mean() + 0.02
+    assert abs(mixture.sample(500, y="right", seed=0)[:, 0].mean() - X[k == 2, 0].mean()) < 1
+
+
+def test_more_components_than_classes():
+    """Two classes and a third cluster that nobody named: it gets a component of its own, and no class."""
+    import pandas as pd
+
+    X = clear(900)
+    y = pd.Series(np.where(X[:, 0] > 4, "b", "a")).where((np.arange(900) % 10 == 0) & (X[:, 1] < 4))
+    model = GaussianMixture(components=3).fit(X, y, seed=0)
+    assert model.classes == ("a", "b")
+    unnamed = X[:, 1] > 4
+    assert (model.encode(X[unnamed])[:, 2] > 0.99).mean() > 0.99
+    assert (model.predict(X[~unnamed]) == np.where(X[~unnamed, 0] > 4, "b", "a")).mean() > 0.99
+    np.testing.assert_allclose(model.predict_proba(X).sum(1), 1)
+
+
+# ---------------------------------------------------------------------- what makes a row abnormal
+
+
+def test_anomaly_attribution_of_a_gaussian():
+    """-log p(x_j | the other columns), from the conditional normal of one full Gaussian; 0 where the cell is missing."""
+    import pandas as pd
+
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame(rng.multivariate_normal([1, -2, 5], A, 500), columns=["a", "b", "c"])
+    model = GaussianMixture(components=1, floor=0.0).fit(frame, epochs=2)
+    found = parameters(model)
+    mean, cov = found["means"][0], found["covariances"][0]
+    rows = frame.head(20).copy()
+    rows.loc[3, "a"] = 40.0
+    rows.loc[5, "b"] = np.nan
+    got = model.anomaly_attribution(rows)
+    assert list(got.columns) == ["a", "b", "c"]
+    for row in range(20):
+        x = rows.iloc[row].to_numpy()
+        for j in range(3):
+            if np.isnan(x[j]):
+                assert abs(got.iloc[row, j]) < 1e-12
+                continue
+            rest = np.array([i for i in range(3) if i != j and not np.isnan(x[i])])
+            gain = cov[j, rest] @ np.linalg.inv(cov[np.ix_(rest, rest)])
+            centre, variance = mean[j] + gain @ (x[rest] - mean[rest]), cov[j, j] - gain @ cov[rest, j]
+            want = 0.5 * ((x[j] - centre) ** 2 / variance + math.log(2 * math.pi * variance))
+            assert abs(got.iloc[row, j] - want) < 1e-8
+    assert got.iloc[3].idxmax() == "a"
+    as_array = GaussianMixture(components=1, floor=0.0).fit(frame.to_numpy(), epochs=2)
+    np.testing.assert_allclose(as_array.anomaly_attribution(rows.to_numpy()), got.to_numpy(), atol=1e-8)

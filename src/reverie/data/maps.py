@@ -152,7 +152,7 @@ def sample_weights(schema: Schema, table: Table) -> Tensor | None:
     fields = [field for field in schema.fields if field.role == "weight"]
     if not fields or fields[0].name not in table.columns:
         return None
-    values = np.asarray(table.columns[fields[0].name], dtype=np.float64)
+    values = np.array(table.columns[fields[0].name], dtype=np.float64)  # a copy: columns of frames are read-only
     if not np.isfinite(values).all() or (values < 0).any() or values.sum() == 0:
         raise DataError(f"weights in {fields[0].name!r} must be finite, not negative, and not all zero")
     return torch.from_numpy(values)

@@ -366,7 +366,7 @@ class OneHot(ColumnStep):
 
 @dataclass
 class Levels(ColumnStep):
-    """Numbers of which there are few as categories; another number is a missing cell."""
+    """Numbers of which there are few as categories; another number is a missing cell of probability 0."""
 
     kind: ClassVar[str] = "levels"
     values: Floats
@@ -385,6 +385,9 @@ class Levels(ColumnStep):
 
     def decode(self, x: Floats) -> Floats:
         return np.asarray(self.values[np.argmax(x, axis=1)])
+
+    def log_det(self, values: Floats) -> Floats:
+        return np.where(np.isnan(values) | np.isin(values, self.values), 0.0, -np.inf)
 
     def blocks(self, name: str) -> list[Block]:
         return [Block(name, "category", 0, self.values.size)]

@@ -347,7 +347,9 @@ def update(model: Model, X: Any, y: Any = None, *, rows: float | None = None, **
     if isinstance(model.network, Mixture) and model.network.memory is not None:
         return model.estimator.fit(X, y, start=model, **options)  # type: ignore[no-any-return]
     if not isinstance(model.estimator, MixtureRecipe):
-        raise Unsupported(f"update is for mixtures and naive Bayes; for {model.family} see its option memory, or finetune")
+        raise Unsupported(
+            f"update is for mixtures and naive Bayes; for {model.family} see its option memory, or finetune"
+        )
     counts = seen if rows is None else rows
     new = replace(model.estimator, memory=counts).fit(X, y, start=model, **options)
     new.info["rows_seen"] = seen + new.info["data"]["rows"]

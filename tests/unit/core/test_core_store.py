@@ -41,7 +41,8 @@ def test_families_by_name():
     assert catalog.family("vae").class_name == "VAE"
     assert catalog.family("vae").module == "reverie.models.vae"
     with pytest.raises(
-        InvalidOption, match=r"no family is called 'vea', did you mean 'vae'\? Families: gmm, rbm, vae, gan"
+        InvalidOption,
+        match=r"no family is called 'vea', did you mean 'vae'\? Families: gmm, .*naive_bayes, .*rbm, vae, gan",
     ):
         catalog.family("vea")
     with pytest.raises(InvalidOption, match=r"called 'quux'\. Families"):
@@ -51,10 +52,20 @@ def test_families_by_name():
 def test_who_can_and_who_takes():
     assert catalog.who_can("energy") == "rbm"
     assert catalog.who_can("fly") == "none in this version"
-    assert catalog.who_takes({"category"}) == "vae, gan"
-    assert catalog.who_takes({"image"}, verb="impute", holes=True) == "gmm, vae"
-    assert catalog.who_takes({"number"}, condition="labels", but="gan") == "vae"
-    assert catalog.who_takes({"text"}) == "none in this version"
+    assert catalog.who_takes({"category"}) == "table_mixture, categorical_mixture, vae, gan"
+    assert catalog.who_takes({"image"}, verb="impute", holes=True) == "gmm, bernoulli_mixture, vae"
+    mixtures = "gmm, bayesian_gmm, student_mixture, table_mixture"
+    assert catalog.who_takes({"number"}, condition="labels", but="gan") == f"{mixtures}, naive_bayes, vae"
+    assert catalog.who_takes({"number"}) == f"{mixtures}, vae, gan"  # naive Bayes needs y
+    assert catalog.who_takes({"integer"}) == f"{mixtures}, poisson_mixture, vae, gan"  # the rbm's must be bits
+    assert catalog.who_takes({"number", "sequence"}) == "none in this version"
+
+
+def test_labels_that_come_with_the_data():
+    assert catalog.family("vae").uses_labels
+    assert catalog.family("naive_bayes").uses_labels
+    assert not catalog.family("gmm").uses_labels
+    assert not catalog.family("rbm").uses_labels
 
 
 def test_every_error_is_a_reverie_error_and_pickles():
@@ -127,7 +138,7 @@ def test_another_kind_family_or_version(saved):
     refused(saved, "holds no reverie model")
     path.write_bytes(good)
     reseal(path, family="hopfield")
-    refused(saved, r"the family 'hopfield', which this installation does not have; install .* gmm, rbm")
+    refused(saved, r"the family 'hopfield', which this installation does not have; install .* gmm, .*rbm")
     path.write_bytes(good)
     reseal(path, estimator={"components": 3, "colour": "red"})
     refused(saved, r"options this version does not know: GaussianMixture: colour")
@@ -140,13 +151,14 @@ def test_another_kind_family_or_version(saved):
 
 
 def test_weights_of_other_shapes(saved):
+    means = "components.mean"
     latest = serial.latest(saved)
     document, state = serial.read(latest, "model")
     body = {k: v for k, v in document.items() if k not in ("state", "tensors", "format")}
-    serial.write(latest, "model", body, {**state, "means": state["means"][:2]})
-    refused(saved, "(?s)saved weights do not fit the network.*means")
-    serial.write(latest, "model", body, {name: t for name, t in state.items() if name != "means"})
-    refused(saved, "(?s)saved weights do not fit the network.*means")
+    serial.write(latest, "model", body, {**state, means: state[means][:2]})
+    refused(saved, "(?s)saved weights do not fit the network.*components.mean")
+    serial.write(latest, "model", body, {name: t for name, t in state.items() if name != means})
+    refused(saved, "(?s)saved weights do not fit the network.*components.mean")
 
 
 def test_a_checkpoint_folder_and_a_run_folder_load_too(tmp_path):

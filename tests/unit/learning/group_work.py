@@ -13,7 +13,15 @@ from families import OPTIONS, STACK_ROW, rows_for, small_recipes
 from reverie import catalog
 from reverie.learning.run import start_processes, stop_processes
 
-STOPS = {"gmm": (3, 5, 7), "rbm": (3, 5, 7), "vae": (3, 5, 7), "gan": (3, 5, 7), "stack": (4, 10, 13)}
+STOPS = {
+    "gmm": (3, 5, 7),
+    "table_mixture": (7,),
+    "naive_bayes": (7,),
+    "rbm": (3, 5, 7),
+    "vae": (3, 5, 7),
+    "gan": (3, 5, 7),
+    "stack": (4, 10, 13),
+}
 """Updates after which the two-process runs are stopped: inside an epoch, at its end, in the next (or second phase)."""
 
 

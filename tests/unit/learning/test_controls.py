@@ -49,16 +49,23 @@ def _finished_phase(state: dict[str, Any]) -> None:
             state["network"][name] = torch.full_like(value, 0.01)
 
 
+def _running(state: dict[str, Any]) -> None:
+    sums = state["learner"].get("dicts", {})
+    for name in sums:
+        sums[name] = {key: 0.5 * value for key, value in sums[name].items()}
+
+
 BREAK = {
     "generator": _generator,
     "optimizer": _optimizer,
     "chain": _chain,
     "average": _average,
     "finished phase": _finished_phase,
+    "running sums": _running,
 }
 
 # breakage -> the families that must turn red. A mixture draws nothing after its start and has no optimizer; only the
-# RBM has chains; only the RBM, the VAE and the GAN are trained with averaging here; only the stack has a finished phase.
+# table mixture, learned stepwise, has running sums; only the RBM has chains; only the RBM, the VAE and the GAN are trained with averaging here; only the stack has a finished phase.
 RED = {
     "generator": {"rbm", "vae", "gan", "stack"},
     "optimizer": {"rbm", "vae", "gan", "stack"},
@@ -66,10 +73,11 @@ RED = {
     "chain": {"rbm"},
     "average": {"rbm", "vae", "gan"},
     "finished phase": {"stack"},
+    "running sums": {"table_mixture"},
 }
 
 
-@pytest.mark.parametrize("family", ["gmm", "rbm", "vae", "gan", "stack"])
+@pytest.mark.parametrize("family", ["gmm", "table_mixture", "rbm", "vae", "gan", "stack"])
 @pytest.mark.parametrize("breakage", list(RED))
 def test_control(breakage: str, family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     step = 13 if family == "stack" else 7  # inside the second phase, or inside the second epoch

@@ -12,7 +12,7 @@ from families import OPTIONS, rows_for, small_recipes
 from reverie import store
 from reverie.errors import RunConflict
 
-FAMILIES = ["gmm", "rbm", "vae", "gan", "stack"]
+FAMILIES = ["gmm", "table_mixture", "naive_bayes", "rbm", "vae", "gan", "stack"]
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,7 @@ import reverie as rv
 from families import OPTIONS, numeric_rows, rows_for, small_recipes
 
 
-@pytest.mark.parametrize("family", ["gmm", "rbm", "vae", "gan"])
+@pytest.mark.parametrize("family", ["gmm", "table_mixture", "naive_bayes", "rbm", "vae", "gan"])
 def test_the_card_of_every_family(family: str) -> None:
     model = small_recipes()[family].fit(rows_for(family), **OPTIONS[family])
     card = model._repr_html_()
