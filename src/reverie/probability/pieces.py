@@ -5,7 +5,9 @@ Small products and element-wise steps leave a second core idle when each is spli
 
 from __future__ import annotations
 
+import functools
 import itertools
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -30,6 +32,15 @@ def slices(rows: int, size: int) -> list[slice]:
     return [slice(start, min(start + size, rows)) for start in range(0, rows, size)]
 
 
+@functools.cache
+def _pool(workers: int) -> ThreadPoolExecutor:
+    """Threads that stay: a new one pays for the linear algebra's buffers again."""
+    return ThreadPoolExecutor(workers, thread_name_prefix="reverie")
+
+
+os.register_at_fork(after_in_child=_pool.cache_clear)  # threads do not survive a fork
+
+
 def in_parallel(
     work: Callable[[Sequence[Piece]], Result], pieces: Sequence[Piece], device: torch.device
 ) -> list[Result]:
@@ -52,9 +63,6 @@ def in_parallel(
     parts = [pieces[a:b] for a, b in itertools.pairwise(cuts)]
     torch.set_num_threads(1)  # a piece is too small to share: waiting for one another costs more than it saves
     try:
-        if workers == 1:
-            return [work(pieces)]
-        with ThreadPoolExecutor(workers) as pool:
-            return list(pool.map(one, parts))
+        return [work(pieces)] if workers == 1 else list(_pool(workers).map(one, parts))
     finally:
         torch.set_num_threads(threads)
