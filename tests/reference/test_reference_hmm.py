@@ -154,7 +154,17 @@ def test_forecasts_go_on_from_the_end():
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"covariance": "full"}, {"mixture": 2}, {"prior": 1.0, "transition_prior": 0.5}]
+    "options",
+    [
+        {},
+        {"covariance": "full"},
+        {"covariance": "tied"},
+        {"covariance": "spherical"},
+        {"covariance": "low-rank", "rank": 1},
+        {"mixture": 2},
+        {"covariance": "tied", "mixture": 2},
+        {"prior": 1.0, "transition_prior": 0.5},
+    ],
 )
 @pytest.mark.parametrize("holes", [0.0, 0.3])
 def test_em_never_goes_down(options, holes):
@@ -186,6 +196,28 @@ def test_learned_from_its_own_sequences():
     np.testing.assert_allclose(
         hmm.parameters(labelled)["transition"], counts / counts.sum(1, keepdims=True), atol=1e-12
     )
+
+
+def test_stepwise_weighs_the_prior_like_batch_em():
+    """The running sums count steps, as the prior does: one batch a pass ends near batch EM even under a strong prior.
+
+    Sums counted in sequences, 30 times fewer, would leave the prior's 200 pseudo-steps in charge.
+    """
+    X, _ = draw(40, 20, 40, seed=5)
+    recipe = HMM(states=3, prior=200.0, tol=0)
+    whole = recipe.fit(X, epochs=30, progress=False)
+    steps = HMM(states=3, prior=200.0, tol=0, stepwise=True).fit(X, epochs=60, batch_size=40, progress=False)
+    np.testing.assert_allclose(hmm.parameters(steps)["covariances"], hmm.parameters(whole)["covariances"], rtol=0.05)
+
+
+def test_nothing_is_kept_after_training():
+    """Layouts and features belong to passes over the same batches; a model in use holds neither."""
+    X, _ = draw(10, 5, 15)
+    model = HMM(states=2).fit(X, epochs=2, progress=False)
+    model.log_prob(X)
+    model.encode(X[:3])
+    assert not model.network._layouts
+    assert not model.network._kept
 
 
 def test_masks_keep_their_zeros():

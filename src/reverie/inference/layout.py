@@ -118,9 +118,7 @@ class Layout:
         """Memory (K, N) that passes over these sequences share: fresh pages cost more than a pass's arithmetic."""
         room = self._rooms.get(name)
         if room is None or room.shape[0] != states or room.dtype != like.dtype or room.device != like.device:
-            with torch.inference_mode(False):  # shared with calls outside of that mode
-                room = torch.empty(states, self.steps, dtype=like.dtype, device=like.device)
-            self._rooms[name] = room
+            room = self._rooms[name] = torch.empty(states, self.steps, dtype=like.dtype, device=like.device)
         return room
 
     def pack(self, rows: Tensor) -> Tensor:

@@ -33,13 +33,15 @@ class HasStatistics(Protocol):
 
 class HasMore(HasStatistics, Protocol):
     """What a network may also have. `log_likelihood` (rows,) scores held-out rows; `log_prior` counts in the objective;
-    `implied(rows)` are sums that would give the present parameters back, which memory and stepwise EM need;
+    `implied(rows)` are sums that would give the present parameters back, which memory and stepwise EM need; `rows` says
+    what a batch counts for, where that is not its examples;
     `remembered()` those they came from, where the family keeps them; `propose` gives other sums worth a try; `rescue`
     gives members without rows a new start and says whether there were any."""
 
     def log_likelihood(self, batch: Batch) -> Tensor: ...
     def log_prior(self) -> Tensor: ...
     def implied(self, rows: float) -> Sums: ...
+    def rows(self, batch: Batch) -> float: ...
     def remembered(self) -> Sums: ...
     def propose(self, sums: Sums, most: int) -> Sums | None: ...
     def rescue(self, sums: Sums) -> bool: ...
@@ -98,10 +100,7 @@ class ExpectationMaximisation(Learner):
             if self._memory and not self._carried:
                 self._carried = self.network.implied(self._memory)  # type: ignore[operator]
         if self._decay is not None:
-            self._total = sum(
-                float(len(batch.x) if batch.weight is None else batch.weight.sum()) for batch in batches()
-            )
-            self._total += self._memory
+            self._total = self._memory + sum(self._ask("rows", None, batch) or _rows(batch) for batch in batches())
             self._running = self.network.implied(self._total)  # type: ignore[operator]
 
     @torch.no_grad()
@@ -215,6 +214,10 @@ class ExpectationMaximisation(Learner):
             setattr(self, name, {key: value.to(device).clone() for key, value in state["dicts"][name].items()})
         for name in _SCALARS:
             setattr(self, name, state["scalars"][name])
+
+
+def _rows(batch: Batch) -> float:
+    return float(len(batch.x) if batch.weight is None else batch.weight.sum())
 
 
 def _same(sums: Sums) -> Sums:

@@ -17,7 +17,6 @@ from reverie.inference import message_passing as mp
 from reverie.inference.kmeans import kmeans
 from reverie.inference.layout import Layout
 from reverie.probability.exponential_family import EMPTY, Components, SharedFeatures, Sums
-from reverie.probability.gaussian import CorrelatedGaussians
 from reverie.rng import Noise, generator
 
 _START_STEPS = 20_000
@@ -25,8 +24,8 @@ _TRIALS = 5
 _LENGTHS = 256
 _KEEP_NUMBERS = 2**24
 """Numbers of features kept between passes: 128 MB in float64."""
-_SELF = 2.0
-"""How many times likelier than moving a state is to stay, before any data are seen."""
+_SELF = 3.0
+"""How many times likelier than each move it is to stay, before any data are seen."""
 
 
 class Chain(nn.Module):
@@ -64,12 +63,12 @@ class Chain(nn.Module):
         start = torch.zeros(states, dtype=torch.float64)
         start[0] = 1.0
         self.register_buffer("initial", start if first_only else torch.full_like(start, 1 / states))
-        moves = allowed.double() + _SELF * torch.diag(allowed.diagonal().double())
+        moves = allowed.double() + (_SELF - 1) * torch.diag(allowed.diagonal().double())
         self.register_buffer("transition", moves / moves.sum(1, keepdim=True))
         self.register_buffer("allowed", allowed, persistent=False)
         self.register_buffer("lengths", torch.ones(_LENGTHS, dtype=torch.long))
         self.first_only = first_only
-        self._layouts: dict[tuple[bytes, torch.device], Layout] = {}
+        self._layouts: dict[tuple[Hashable, ...], Layout] = {}
         self._kept: dict[tuple[Hashable, ...], _Packed] = {}
 
     def limits(self, space: Space) -> dict[str, str]:
@@ -82,14 +81,12 @@ class Chain(nn.Module):
 
     # ------------------------------------------------------------------ densities
 
-    def layout(self, x: Ragged) -> Layout:
-        """How x's sequences lie side by side; kept for the next pass over the same ones."""
-        key = (x.lengths.cpu().numpy().tobytes(), x.device)
+    def layout(self, x: Ragged, key: tuple[Hashable, ...] | None = None) -> Layout:
+        """How x's sequences lie side by side; kept with its memory for batches that come again under a key."""
+        if key is None:
+            return Layout(x.lengths, self.emission.size, device=str(x.device))
         if key not in self._layouts:
-            if len(self._layouts) > 64:
-                self._layouts.clear()
-            with torch.inference_mode(False):  # it outlives this call, and training writes into its memory
-                self._layouts[key] = Layout(x.lengths.clone(), self.emission.size, device=str(x.device))
+            self._layouts[key] = Layout(x.lengths, self.emission.size, device=str(x.device))
         return self._layouts[key]
 
     def log_emission(self, x: Ragged, observed: Tensor | None, y: Tensor | None) -> Tensor:
@@ -150,7 +147,7 @@ class Chain(nn.Module):
     def _expect(self, batch: Batch, weight: Tensor | None) -> tuple[Sums, Tensor, Tensor, Tensor]:
         """Sums of the emissions, expected moves and first states, log p(x) per sequence. Where the emissions have
         features and the batch comes again, these are kept in the layout's order: nothing is permuted then."""
-        x, layout, holes = batch.x, self.layout(batch.x), batch.observed is not None
+        x, layout, holes = batch.x, self.layout(batch.x, batch.key), batch.observed is not None
         packed = self._packed(batch, layout)
         importance = None if weight is None else torch.repeat_interleave(weight, x.lengths)
         if packed is None or not isinstance(self.emission, SharedFeatures):
@@ -173,9 +170,9 @@ class Chain(nn.Module):
     def _packed(self, batch: Batch, layout: Layout) -> _Packed | None:
         """The batch's features, from the pass before where the batch has come before; None where they do not apply."""
         emission, x = self.emission, batch.x
-        if batch.key is None or not isinstance(emission, SharedFeatures) or not emission.safe(x.dtype):
+        if batch.key is None or not isinstance(emission, SharedFeatures):
             return None
-        if isinstance(emission, CorrelatedGaussians) and batch.observed is not None:
+        if not emission.complete(batch.observed is not None) or not emission.safe(x.dtype):
             return None
         if batch.key not in self._kept:
             numbers = emission.feature_count(batch.observed is not None) * len(x.values)
@@ -192,8 +189,10 @@ class Chain(nn.Module):
         return self._kept[batch.key]
 
     def train(self, mode: bool = True) -> Chain:
+        """What is kept for the next pass goes when training is over."""
         if not mode:
             self._kept.clear()
+            self._layouts.clear()
         return super().train(mode)
 
     def _count(self, x: Ragged, y: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
@@ -206,8 +205,13 @@ class Chain(nn.Module):
         heads = torch.nonzero(place == 0)[:, 0]
         return gamma, moves, (gamma[heads] * importance[row[heads], None]).sum(0)
 
+    def rows(self, batch: Batch) -> float:
+        """The weight of a batch's steps, which is what the sums count."""
+        steps = batch.x.lengths.double()
+        return float(steps.sum() if batch.weight is None else steps @ batch.weight.double().to(steps.device))
+
     def log_likelihood(self, batch: Batch) -> Tensor:
-        """log p(x_observed, y_known) per sequence and per step of the mean length, (n,)."""
+        """log p(x_observed, y_known) of every sequence, (n,)."""
         log_b = self.log_emission(batch.x, batch.observed, batch.y)
         return mp.filter_forward(log_b, self.layout(batch.x), self.initial, self.transition).log_prob
 
@@ -236,9 +240,6 @@ class Chain(nn.Module):
         moves = share[:, None] * self.transition
         return {**self.emission.implied(share), "chain.moves": moves, "chain.first": first}
 
-    def remembered(self) -> Sums:
-        return {}
-
     def _stationary(self) -> Tensor:
         """Share of the steps that each state has in the long run, from the start."""
         state, total = self.initial, torch.zeros_like(self.initial)
@@ -247,12 +248,6 @@ class Chain(nn.Module):
             total = total + state
             state = state @ self.transition
         return total / steps
-
-    def propose(self, sums: Sums, most: int) -> Sums | None:
-        return None
-
-    def rescue(self, sums: Sums) -> bool:
-        return False  # a chain's unused state is often a fact about the chain
 
     def free_parameters(self) -> int:
         """Numbers that learning sets."""
@@ -289,15 +284,16 @@ class Chain(nn.Module):
                 named = nn.functional.pad(y.double(), (0, self.emission.size - y.shape[1]))
                 r = torch.where(known, named, r[:, _matched(named[:, : self.classes].t() @ r)])
             _, moves, first = self._count(x, r, None)
-            sums = self.emission.sums(x.to(self.dtype).values, observed, r)
-            self.maximise({**sums, "chain.moves": moves + 1.0, "chain.first": first + 1.0})
+            guess = {"chain.moves": moves + 1.0, "chain.first": first + 1.0}
+            # In float64: from parameters as wide as all steps, narrow states' moments would drown in float32's rounding.
+            self.maximise({**self.emission.sums(x.values, observed, r), **guess})
+            if self.emission.settle():
+                self.maximise({**self.emission.sums(x.values, observed, r), **guess})
             if self.restarts == 1:
                 return
-            value = -torch.inf
             for _ in range(_TRIALS):
-                found = self.statistics(batch)
-                value = float(found["log_likelihood"])
-                self.maximise(found)
+                self.maximise(self.statistics(batch))
+            value = float(self.log_likelihood(batch).sum() + self.log_prior())
             if value > best:
                 best, kept = value, {name: tensor.clone() for name, tensor in self.state_dict().items()}
         if kept is not None:

@@ -268,9 +268,10 @@ class Mixture(nn.Module):
         return self.weights.log_prior() + self.components.log_prior()
 
     def start(self, batches: Callable[[], Iterable[Batch]], seed: int) -> None:
-        """Where EM begins: when every member is a named class, all rows' parameters for each of them; else k-means++ (Arthur & Vassilvitskii 2007) and a few Lloyd steps on up to 20,000 rows, then one M-step from the
-        hard assignment; with several restarts, the one that is likeliest after a few EM steps on those rows. Holes take
-        the column mean for k-means only."""
+        """Where EM begins. When every member is a named class: all rows' parameters for each of them. Else k-means++
+        (Arthur & Vassilvitskii 2007) and a few Lloyd steps on up to 20,000 rows, then one M-step from the hard
+        assignment; with several restarts, the one that is likeliest after a few EM steps on those rows. Holes take the
+        column mean for k-means only."""
         rows, observed, y = spread_rows(batches, _START_ROWS)
         size = self.components.size
         if self.classes == size:
