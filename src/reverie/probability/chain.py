@@ -6,7 +6,6 @@ p(x, z) = pi(z_1) prod_t A(z_{t-1}, z_t) p(x_t | z_t); recursions are in `infere
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +16,7 @@ from reverie.inference import message_passing as mp
 from reverie.inference.kmeans import kmeans
 from reverie.inference.layout import Layout
 from reverie.probability.exponential_family import EMPTY, Components, SharedFeatures, Sums
+from reverie.probability.shares import Share, expect, shares
 from reverie.rng import Noise, generator
 
 _START_STEPS = 20_000
@@ -68,8 +68,8 @@ class Chain(nn.Module):
         self.register_buffer("allowed", allowed, persistent=False)
         self.register_buffer("lengths", torch.ones(_LENGTHS, dtype=torch.long))
         self.first_only = first_only
-        self._layouts: dict[tuple[Hashable, ...], Layout] = {}
-        self._kept: dict[tuple[Hashable, ...], _Packed] = {}
+        self._layouts: dict[tuple[Hashable, ...] | None, Layout] = {}
+        self._kept: dict[tuple[Hashable, ...], list[Share]] = {}
 
     def limits(self, space: Space) -> dict[str, str]:
         if self.classes:
@@ -83,10 +83,11 @@ class Chain(nn.Module):
 
     def layout(self, x: Ragged, key: tuple[Hashable, ...] | None = None) -> Layout:
         """How x's sequences lie side by side; kept with its memory for batches that come again under a key."""
-        if key is None:
-            return Layout(x.lengths, self.emission.size, device=str(x.device))
         if key not in self._layouts:
-            self._layouts[key] = Layout(x.lengths, self.emission.size, device=str(x.device))
+            found = Layout(x.lengths, self.emission.size, device=str(x.device))
+            if key is None:
+                return found
+            self._layouts[key] = found
         return self._layouts[key]
 
     def log_emission(self, x: Ragged, observed: Tensor | None, y: Tensor | None) -> Tensor:
@@ -146,46 +147,32 @@ class Chain(nn.Module):
 
     def _expect(self, batch: Batch, weight: Tensor | None) -> tuple[Sums, Tensor, Tensor, Tensor]:
         """Sums of the emissions, expected moves and first states, log p(x) per sequence. Where the emissions have
-        features and the batch comes again, these are kept in the layout's order: nothing is permuted then."""
-        x, layout, holes = batch.x, self.layout(batch.x, batch.key), batch.observed is not None
-        packed = self._packed(batch, layout)
-        importance = None if weight is None else torch.repeat_interleave(weight, x.lengths)
-        if packed is None or not isinstance(self.emission, SharedFeatures):
-            log_b = self.log_emission(x, batch.observed, batch.y)
-            found = mp.posteriors(log_b, layout, self.initial, self.transition, weights=weight)
-            gamma = found.gamma if importance is None else found.gamma * importance[:, None]
-            sums, log_p = self.emission.sums(x.values, batch.observed, gamma), found.log_prob
-        else:
-            room = layout.room("emission", self.emission.size, packed.features)
-            log_b = self.emission.log_prob_of(packed.features, holes, room).t()
-            if batch.y is not None:
-                log_b = log_b + layout.pack(self._given(batch.y)).to(log_b.dtype)
-            found = mp.posteriors(log_b, layout, self.initial, self.transition, weights=weight, packed=True)
-            gamma = found.gamma.t()
-            if importance is not None:
-                gamma = gamma * layout.pack(importance).to(gamma.dtype)
-            sums, log_p = self.emission.sums_of(packed.features, gamma, holes), found.log_prob + packed.base
-        return sums, found.transitions, found.first, log_p
+        features and the batch comes again, these are kept in the order of the recursions: nothing is permuted then."""
+        x, emission = batch.x, self.emission
+        kept = self._shares(batch)
+        if kept is not None and isinstance(emission, SharedFeatures):
+            return expect(kept, emission, batch.observed is not None, self.initial, self.transition, weight)
+        log_b = self.log_emission(x, batch.observed, batch.y)
+        found = mp.posteriors(log_b, self.layout(x, batch.key), self.initial, self.transition, weights=weight)
+        gamma = found.gamma
+        if weight is not None:
+            gamma = gamma * torch.repeat_interleave(weight, x.lengths)[:, None]
+        sums = emission.sums(x.values, batch.observed, gamma)
+        return sums, found.transitions, found.first, found.log_prob
 
-    def _packed(self, batch: Batch, layout: Layout) -> _Packed | None:
-        """The batch's features, from the pass before where the batch has come before; None where they do not apply."""
-        emission, x = self.emission, batch.x
+    def _shares(self, batch: Batch) -> list[Share] | None:
+        """What is kept of a batch that comes again; None where features do not apply, or there is no room."""
+        emission, holes = self.emission, batch.observed is not None
         if batch.key is None or not isinstance(emission, SharedFeatures):
             return None
-        if not emission.complete(batch.observed is not None) or not emission.safe(x.dtype):
+        if not emission.complete(holes) or not emission.safe(batch.x.dtype):
             return None
         if batch.key not in self._kept:
-            numbers = emission.feature_count(batch.observed is not None) * len(x.values)
-            held = sum(packed.features.numel() for packed in self._kept.values())
-            if held + numbers > _KEEP_NUMBERS:
+            held = sum(share.features.numel() for kept in self._kept.values() for share in kept)
+            if held + emission.feature_count(holes) * len(batch.x.values) > _KEEP_NUMBERS:
                 return None
-            observed = None if batch.observed is None else layout.pack(batch.observed)
-            values = layout.pack(x.values)
-            features = emission.features(values, observed)
-            seen = values.t() if observed is None else values.t() * observed.t()
-            base = emission.base(seen, None if observed is None else observed.t().to(values.dtype))
-            total = 0.0 if base is None else layout.per_sequence(base)
-            self._kept[batch.key] = _Packed(features, torch.as_tensor(total, dtype=torch.float64, device=x.device))
+            given = None if batch.y is None else self._given(batch.y)
+            self._kept[batch.key] = shares(batch, emission, given)
         return self._kept[batch.key]
 
     def train(self, mode: bool = True) -> Chain:
@@ -363,14 +350,6 @@ class Chain(nn.Module):
             path = mp.sample_paths(log_b, layout, self.initial, self.transition, uniforms)
             filled = self.emission.draw_given(x.values, observed, path, spread)
         return x.replaced(torch.where(observed, x.values, filled.to(x.dtype)))
-
-
-@dataclass
-class _Packed:
-    """Features (F, N) of a batch's steps in the layout's order, and log h(x) summed over every sequence (n,)."""
-
-    features: Tensor
-    base: Tensor
 
 
 class StepNoise(Noise):

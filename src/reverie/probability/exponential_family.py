@@ -255,12 +255,18 @@ class SharedFeatures(Components):
         product, count = sum_tensors([p for p, _ in parts]), sum_tensors([c for _, c in parts])
         return {"count": count, **self.read(product, count, holes)}, log_p
 
-    def features(self, x: Tensor, observed: Tensor | None) -> Tensor:
-        """T(x) of all rows, feature-major (F, n), for callers that keep it over many passes."""
+    def features(self, x: Tensor, observed: Tensor | None) -> tuple[Tensor, Tensor]:
+        """T(x) of all rows, feature-major (F, n), and log h(x) (n,) float64, for callers that keep them over many
+        passes."""
         out = torch.empty(self.feature_count(observed is not None), len(x), dtype=x.dtype, device=x.device)
+        base = torch.zeros(len(x), dtype=torch.float64, device=x.device)
         for rows in slices(len(x), piece_rows(len(out), x.dtype)):
-            self.write(*_transposed(x, observed, rows), out[:, rows])
-        return out
+            part, seen = _transposed(x, observed, rows)
+            self.write(part, seen, out[:, rows])
+            found = self.base(part, seen)
+            if found is not None:
+                base[rows] = found
+        return out, base
 
     def log_prob_of(self, features: Tensor, holes: bool, out: Tensor) -> Tensor:
         """log p(x | k) less log h(x) from kept features, member-major into out (K, n), in their type."""
