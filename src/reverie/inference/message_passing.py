@@ -30,6 +30,7 @@ from reverie.inference.algebra import Algebra, Best, Linear, Logs
 from reverie.inference.layout import Layout
 from reverie.inference.segments import Sweep
 from reverie.inference.tracing import likeliest, thrown, trace
+from reverie.probability.pieces import own_threads
 
 BLOCK = 1 << 16  # entries worked on at a time on a CPU: they stay in the cache
 
@@ -56,15 +57,8 @@ class Paths(NamedTuple):
 def _alone() -> Iterator[None]:
     """No gradients, and one thread on the CPU: waking a second one for every small step costs more than it brings
     (100,000 steps with 4 states: 8 times the time with two threads on two busy cores)."""
-    threads = torch.get_num_threads()
-    try:
-        if threads > 1:
-            torch.set_num_threads(1)
-        with torch.no_grad():
-            yield
-    finally:
-        if threads > 1:
-            torch.set_num_threads(threads)
+    with torch.no_grad(), own_threads():
+        yield
 
 
 @_alone()

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from reverie.data.space import Batch
 from reverie.learning.phases import Learner, Metrics, State
 from reverie.learning.run import Run
+from reverie.probability.pieces import own_threads
 from reverie.rng import Noise
 
 Sums = dict[str, Tensor]
@@ -92,6 +93,7 @@ class ExpectationMaximisation(Learner):
         self._running_kept: Sums = {}
 
     @torch.no_grad()
+    @own_threads()
     def begin(self, batches: Callable[[], Iterable[Batch]]) -> None:
         if self._fresh:
             self.network.start(batches, self._run.seed)  # type: ignore[operator]
@@ -104,6 +106,7 @@ class ExpectationMaximisation(Learner):
             self._running = self.network.implied(self._total)  # type: ignore[operator]
 
     @torch.no_grad()
+    @own_threads()
     def step(self, batch: Batch) -> Metrics:
         if self._pending:
             self._try()
@@ -134,6 +137,7 @@ class ExpectationMaximisation(Learner):
         return default if found is None else found(*arguments)
 
     @torch.no_grad()
+    @own_threads()
     def epoch_end(self) -> Metrics:
         self._run.sum_all(list(self._sums.values()))
         sums, self._sums = self._sums, {}
@@ -188,6 +192,7 @@ class ExpectationMaximisation(Learner):
         return False
 
     @torch.no_grad()
+    @own_threads()
     def validate(self, batch: Batch, noise: Noise) -> Metrics:
         if not hasattr(self.network, "log_likelihood"):
             return {"loss": -self.network.statistics(batch)["log_likelihood"] / batch.rows}  # type: ignore[operator]

@@ -15,7 +15,7 @@ from reverie.data.space import Batch, Ragged
 from reverie.inference import message_passing as mp
 from reverie.inference.layout import Layout
 from reverie.probability.exponential_family import SharedFeatures, Sums, sum_tensors
-from reverie.probability.pieces import in_parallel
+from reverie.probability.pieces import in_parallel, threads
 
 _WORTH = 100_000
 """Multiply-adds of one step of the recursion from which a thread of its own pays: smaller steps wait for one another
@@ -39,7 +39,7 @@ def shares(batch: Batch, emission: SharedFeatures, given: Tensor | None) -> list
     x: Ragged = batch.x
     whole = Layout(x.lengths, emission.size, device=str(x.device))
     side_by_side = len(whole.size) * emission.size**2
-    count = min(torch.get_num_threads(), len(x)) if x.device.type == "cpu" else 1
+    count = min(threads(), len(x)) if x.device.type == "cpu" else 1
     if count == 1 or side_by_side < count * _WORTH:
         return [_share(batch, emission, given, torch.arange(len(x)), whole)]
     order = torch.argsort(x.lengths.cpu(), descending=True, stable=True)
