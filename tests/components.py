@@ -14,10 +14,15 @@ from scipy import stats
 from scipy.special import logsumexp
 from torch import Tensor
 
-from reverie.probability.exponential_family import Bernoulli, Categorical, Components, Mixed, Poisson
-from reverie.probability.gaussian import CorrelatedGaussians, Gaussians, LowRankGaussian, gaussians
+from reverie.probability.correlated import CorrelatedGaussians
+from reverie.probability.discrete import Bernoulli, Categorical, Poisson
+from reverie.probability.exponential_family import Components
+from reverie.probability.gaussian import Gaussians
 from reverie.probability.grid import GridGaussian
 from reverie.probability.grouped import Grouped
+from reverie.probability.low_rank import LowRankGaussian
+from reverie.probability.mixed import Mixed
+from reverie.probability.shapes import gaussians
 from reverie.probability.student import StudentT
 from reverie.probability.symbols import Symbols
 

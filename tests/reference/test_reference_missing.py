@@ -12,8 +12,8 @@ from torch import Tensor
 from components import SHAPES
 from reverie.models.mixture import GaussianMixture, StudentMixture, TableMixture, parameters
 from reverie.probability.exponential_family import Components
-from reverie.probability.gaussian import gaussians
 from reverie.probability.mixture import Mixture, PointWeights
+from reverie.probability.shapes import gaussians
 from reverie.probability.student import StudentT
 
 

@@ -309,8 +309,8 @@ def test_dead_components_are_rescued():
 @pytest.mark.parametrize("size", [2, 3])
 def test_a_rescue_leaves_what_members_share(size):
     """As many components as columns once mixed up buffers of (K, ...) with buffers of (d, ...)."""
-    from reverie.probability.exponential_family import Poisson
-    from reverie.probability.gaussian import gaussians
+    from reverie.probability.discrete import Poisson
+    from reverie.probability.shapes import gaussians
 
     floor = 0.1 + torch.arange(float(size))
     for shape in (*SHAPES, "low-rank"):

@@ -30,9 +30,11 @@ from reverie.learning.phases import Phase
 from reverie.learning.run import Run
 from reverie.model import Model
 from reverie.probability.columns import column_set
-from reverie.probability.exponential_family import Bernoulli, Components, Poisson
-from reverie.probability.gaussian import Gaussians, gaussians
+from reverie.probability.discrete import Bernoulli, Poisson
+from reverie.probability.exponential_family import Components
+from reverie.probability.gaussian import Gaussians
 from reverie.probability.mixture import Mixture, PointWeights
+from reverie.probability.shapes import gaussians
 from reverie.probability.student import StudentT
 
 Covariance = Literal["full", "tied", "diag", "spherical", "low-rank"]

@@ -15,7 +15,8 @@ from reverie.errors import DataError
 from reverie.inference import message_passing as mp
 from reverie.inference.kmeans import kmeans
 from reverie.inference.layout import Layout
-from reverie.probability.exponential_family import EMPTY, Components, SharedFeatures, Sums
+from reverie.probability.exponential_family import EMPTY, Components, Sums
+from reverie.probability.features import SharedFeatures
 from reverie.probability.shares import Share, expect, shares
 from reverie.rng import Noise, generator
 

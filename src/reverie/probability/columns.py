@@ -8,9 +8,11 @@ import torch
 from torch import Tensor
 
 from reverie.data.space import Block, Space
-from reverie.probability.exponential_family import Bernoulli, Categorical, Components, Mixed, Poisson
-from reverie.probability.gaussian import gaussians
+from reverie.probability.discrete import Bernoulli, Categorical, Poisson
+from reverie.probability.exponential_family import Components
 from reverie.probability.grid import GridGaussian
+from reverie.probability.mixed import Mixed
+from reverie.probability.shapes import gaussians
 from reverie.probability.symbols import Symbols
 
 

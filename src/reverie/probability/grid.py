@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor
 
-from reverie.probability.exponential_family import Components, Sums
+from reverie.probability.exponential_family import Sums
 from reverie.probability.gaussian import DiagonalGaussian
 from reverie.rng import Noise
 
@@ -33,10 +33,10 @@ class GridGaussian(DiagonalGaussian):
         self.register_buffer("low", low.double(), persistent=False)
         self.register_buffer("high", high.double(), persistent=False)
 
-    def safe(self, dtype: torch.dtype) -> bool:
-        return False
+    def complete(self, holes: bool) -> bool:
+        return False  # masses of cells are not linear in any few features
 
-    def log_prob(self, x: Tensor, observed: Tensor | None = None) -> Tensor:
+    def _log_prob_apart(self, x: Tensor, observed: Tensor | None) -> Tensor:
         out = torch.zeros(len(x), self.size, dtype=torch.float64, device=x.device)
         for j in range(self.width):
             seen, levels, which = self._levels(x, observed, j)
@@ -44,7 +44,7 @@ class GridGaussian(DiagonalGaussian):
             out[seen] += log_mass[which]
         return out
 
-    def sums(self, x: Tensor, observed: Tensor | None, r: Tensor) -> Sums:
+    def _sums_apart(self, x: Tensor, observed: Tensor | None, r: Tensor) -> Sums:
         first, second = torch.zeros_like(self.mean), torch.zeros_like(self.mean)
         total = torch.zeros_like(self.mean)
         for j in range(self.width):
@@ -54,16 +54,6 @@ class GridGaussian(DiagonalGaussian):
             _, one, two = self._moments(levels, j)
             total[:, j], first[:, j], second[:, j] = share.sum(0), (share * one).sum(0), (share * two).sum(0)
         return {"count": r.sum(0), "seen": total, "first": first, "second": second}
-
-    def expect(
-        self,
-        x: Tensor,
-        observed: Tensor | None,
-        log_weights: Tensor,
-        weight: Tensor | None = None,
-        given: Tensor | None = None,
-    ) -> tuple[Sums, Tensor]:
-        return Components.expect(self, x, observed, log_weights, weight, given)
 
     def _levels(self, x: Tensor, observed: Tensor | None, j: int) -> tuple[Tensor, Tensor, Tensor]:
         """Rows that have column j, its distinct values, and each row's number among them: a grid repeats, so the

@@ -66,26 +66,3 @@ def _unique(observed: Tensor) -> tuple[Tensor, Tensor]:
     codes, inverse = torch.unique(observed.double() @ powers, return_inverse=True)
     bits = codes.long()[:, None] >> torch.arange(d, device=observed.device)
     return (bits & 1).bool(), inverse
-
-
-def spd_inverse(matrices: Tensor) -> tuple[Tensor, Tensor]:
-    """Inverses and log-determinants of symmetric positive definite (..., m, m).
-
-    Small ones are swept column by column, all at once: LAPACK is called once per matrix, which costs more than they do.
-    """
-    m = matrices.shape[-1]
-    if m > 4:
-        lower = torch.linalg.cholesky(matrices)
-        return torch.cholesky_inverse(lower), 2 * lower.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-    shape = matrices.shape[:-2]
-    a = matrices.reshape(-1, m, m).permute(1, 2, 0).contiguous()
-    log_det = torch.zeros(a.shape[2], dtype=a.dtype, device=a.device)
-    for j in range(m):
-        pivot = a[j, j].clone()
-        log_det += pivot.log()
-        row = a[j] / pivot
-        column = a[:, j].clone()
-        a -= column[:, None] * row[None]
-        a[j], a[:, j] = row, -column / pivot
-        a[j, j] = 1 / pivot
-    return a.permute(2, 0, 1).reshape(*shape, m, m), log_det.view(shape)

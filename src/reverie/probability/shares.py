@@ -14,7 +14,8 @@ from torch import Tensor
 from reverie.data.space import Batch, Ragged
 from reverie.inference import message_passing as mp
 from reverie.inference.layout import Layout
-from reverie.probability.exponential_family import SharedFeatures, Sums, sum_tensors
+from reverie.probability.exponential_family import Sums, sum_tensors
+from reverie.probability.features import SharedFeatures
 from reverie.probability.pieces import in_parallel, threads
 
 _WORTH = 100_000

@@ -11,9 +11,11 @@ import math
 import torch
 from torch import Tensor
 
+from reverie.probability.correlated import CorrelatedGaussians
 from reverie.probability.exponential_family import EMPTY, Components, Move, Sums, keep_if_empty
-from reverie.probability.gaussian import CorrelatedGaussians, FullGaussian
-from reverie.probability.holes import Block, spd_inverse
+from reverie.probability.full import FullGaussian
+from reverie.probability.holes import Block
+from reverie.probability.matrices import spd_inverse, symmetric
 from reverie.rng import Noise
 
 _DEGREES = (0.5, 200.0)
@@ -25,11 +27,15 @@ class StudentT(FullGaussian):
 
     own = ("mean", "covariance", "degrees")
     degrees: Tensor
+    expect = Components.expect
 
     def __init__(self, size: int, width: int, floor: Tensor, *, prior: float = 0.0, learn_degrees: bool = True) -> None:
         super().__init__(size, width, floor, prior=prior)
         self.learn_degrees = learn_degrees
         self.register_buffer("degrees", torch.full((size,), 10.0, dtype=torch.float64))
+
+    def complete(self, holes: bool) -> bool:
+        return False  # the features are those of the normals inside
 
     def _distance(self, x: Tensor, observed: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Mahalanobis distance of the observed cells (n, K), log det of their scale (n or 1, K), how many (n or 1, 1)."""
@@ -72,22 +78,12 @@ class StudentT(FullGaussian):
         log_u = torch.digamma(half) - torch.log(rate)
         return {**found, "scaled": found["count"], "count": r.sum(0), "log_less_u": (r * (log_u - u)).sum(0)}
 
-    def expect(
-        self,
-        x: Tensor,
-        observed: Tensor | None,
-        log_weights: Tensor,
-        weight: Tensor | None = None,
-        given: Tensor | None = None,
-    ) -> tuple[Sums, Tensor]:
-        return Components.expect(self, x, observed, log_weights, weight, given)
-
     def maximise(self, sums: Sums) -> Move:
         """Means from sum r u x / sum r u, scales from sum r u e e^T / sum r (Peel & McLachlan 2000, eqs. 29-31)."""
         scaled = {**sums, "count": sums["scaled"]}
         delta = self._delta(scaled)
         moved = self._moved(scaled, delta)
-        total = 0.5 * (moved["second"] + moved["second"].transpose(1, 2)) + self.prior * torch.diag(self.overall)
+        total = symmetric(moved["second"]) + self.prior * torch.diag(self.overall)
         count = sums["count"]
         new = total / (count + self.prior).clamp_min(EMPTY)[:, None, None] + torch.diag(self.floor)
         self.mean.add_(delta)

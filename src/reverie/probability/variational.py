@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from reverie.probability.exponential_family import Move, Sums
-from reverie.probability.gaussian import FullGaussian
+from reverie.probability.full import FullGaussian
+from reverie.probability.matrices import symmetric
 from reverie.probability.mixture import Weights
 from reverie.probability.student import StudentT
 
@@ -70,7 +71,7 @@ class VariationalGaussian(FullGaussian):
         self.mean.add_(delta)
         self.beta.copy_(beta)
         self.nu.copy_(nu)
-        self.covariance.copy_(0.5 * (inverse + inverse.transpose(1, 2)) / nu[:, None, None])
+        self.covariance.copy_(symmetric(inverse) / nu[:, None, None])
         return lambda older: self._moved(older, delta)
 
     def implied(self, count: Tensor) -> Sums:

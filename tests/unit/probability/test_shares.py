@@ -10,8 +10,10 @@ import torch
 from reverie.data.space import Batch, Ragged
 from reverie.probability import shares
 from reverie.probability.chain import Chain
-from reverie.probability.exponential_family import Mixed, Poisson
-from reverie.probability.gaussian import DiagonalGaussian, FullGaussian
+from reverie.probability.discrete import Poisson
+from reverie.probability.full import FullGaussian
+from reverie.probability.gaussian import DiagonalGaussian
+from reverie.probability.mixed import Mixed
 
 
 def chain(kind: str) -> Chain:
