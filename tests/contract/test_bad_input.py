@@ -291,6 +291,8 @@ CAUSES = [
           lambda f: replace(KIT[f].recipe, floor=-1.0), InvalidOption, "floor: .*greater than or equal to 0"),
     Cause("a negative memory", [f for f in MIXTURES if f != "bayesian_gmm"], lambda f: replace(KIT[f].recipe, memory=-1.0),
           InvalidOption, "memory: .*greater than or equal to 0"),
+    Cause("a memory of nothing", [f for f in MIXTURES if f != "bayesian_gmm"],
+          lambda f: replace(KIT[f].recipe, memory=5.0).fit(data_of(f)), InvalidOption, r"memory: .*fit\(X, start=model\)"),
     Cause("no restarts", MIXTURES, lambda f: replace(KIT[f].recipe, restarts=0), InvalidOption, "restarts: .*equal to 1"),
     Cause("too few degrees of freedom", ["student_mixture"], lambda f: replace(KIT[f].recipe, degrees=0.1), InvalidOption,
           "degrees: .*equal to 0.5"),

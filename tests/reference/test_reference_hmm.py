@@ -9,6 +9,7 @@ import pytest
 from scipy import stats
 
 import reverie as rv
+from reverie.errors import InvalidOption
 from reverie.models import hmm
 from reverie.models.hmm import HMM
 
@@ -258,3 +259,24 @@ def _long(X: list[np.ndarray]):  # type: ignore[no-untyped-def]
 
     parts = [pd.DataFrame({"id": row, "t": np.arange(len(x)), "a": x[:, 0], "b": x[:, 1]}) for row, x in enumerate(X)]
     return pd.concat(parts, ignore_index=True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"initial": [0.5, 0.5]}, r"initial: expected finite numbers of shape \(3,\), got \(2,\)"),
+        ({"initial": [0.5, 0.6, 0.1]}, "initial: expected probabilities that sum to 1"),
+        ({"transition": [[1, 0], [0, 1, 0], [0, 0, 1]]}, "transition: expected an array of numbers"),
+        ({"means": "left"}, "means: expected an array of numbers"),
+        ({"covariances": np.zeros((3, 2, 2))}, "positive variances in every direction"),
+    ],
+)
+def test_wrong_parameters(changes, message):
+    given = {"initial": INITIAL, "transition": MOVES, "means": MEANS, "covariances": FULL, **changes}
+    with pytest.raises(InvalidOption, match=message):
+        hmm.with_parameters(HMM(states=3, covariance="full"), draw(5, 5, 9)[0], **given)
+
+
+def test_a_memory_needs_a_start():
+    with pytest.raises(InvalidOption, match=r"memory: .*fit\(X, start=model\)"):
+        HMM(states=2, memory=5.0).fit(draw(5, 5, 9)[0], progress=False)

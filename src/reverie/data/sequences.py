@@ -151,9 +151,10 @@ class SequenceCodec(Codec):
         at = np.minimum((u * len(self.lengths)).astype(np.int64), len(self.lengths) - 1)
         return torch.from_numpy(self.lengths[at])
 
-    def offsets(self) -> Floats:
-        """Where the origin of model space lies in data units, per model column; for affine and gridded columns."""
-        return self.columns.offsets()
+    @property
+    def affine(self) -> tuple[Floats, Floats]:
+        """(offset, scale) of every column, data = offset + scale * model; for affine and gridded columns."""
+        return self.columns.offsets(), self.space.scales
 
     def to_json(self) -> dict[str, Any]:
         return {

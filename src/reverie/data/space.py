@@ -6,7 +6,9 @@ from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 Numbers = Literal["standardise", "quantile", "centre"]
@@ -121,6 +123,11 @@ class Space:
 
     def batch_shape(self, rows: int) -> tuple[int, ...]:
         return (rows, *self.shape) if self.shape else (rows, self.width)
+
+    @property
+    def scales(self) -> NDArray[np.float64]:
+        """Data units per model unit of every column, where all blocks are real."""
+        return np.concatenate([np.array(block.scale) for block in self.blocks])
 
     def spans(self, kind: str) -> list[Block]:
         return [block for block in self.blocks if block.kind == kind]

@@ -73,8 +73,11 @@ def _grid_step(unique: Floats) -> float | None:
 
 
 def decimals(low: float, step: float) -> int | None:
-    """The fewest digits after the point that write both numbers, to one millionth of the step; None beyond ten."""
+    """The fewest digits after the point that write both numbers, to one millionth of the step; None where the step then
+    has more than four digits of its own (thirds are no decimals)."""
     for digits in range(11):
+        if step * 10**digits >= 10**4:
+            return None
         if max(abs(round(low, digits) - low), abs(round(step, digits) - step)) <= 1e-6 * step:
             return digits
     return None

@@ -90,9 +90,10 @@ class TableCodec(Codec):
         values = self.columns.decode(x, fields, means=means)
         return Table({field.name: from_float(field, values[field.name]) for field in fields}, x.shape[0])
 
-    def offsets(self) -> Floats:
-        """Where the origin of model space lies in data units, per model column; for affine and gridded columns."""
-        return self.columns.offsets()
+    @property
+    def affine(self) -> tuple[Floats, Floats]:
+        """(offset, scale) of every column, data = offset + scale * model; for affine and gridded columns."""
+        return self.columns.offsets(), self.space.scales
 
     def to_json(self) -> dict[str, Any]:
         return {

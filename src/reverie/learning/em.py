@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from reverie.data.space import Batch
-from reverie.learning.phases import Learner, Metrics, State
+from reverie.errors import InvalidOption
+from reverie.learning.phases import Learner, Metrics, Phase, State
 from reverie.learning.run import Run
 from reverie.probability.pieces import own_threads
 from reverie.rng import Noise
@@ -48,6 +49,8 @@ class HasMore(HasStatistics, Protocol):
     def rescue(self, sums: Sums) -> bool: ...
 
 
+_DECAY = 0.65
+"""Stepwise EM's steps fall as (t + 2)^-0.65: Cappé & Moulines (2009) ask for an exponent in (1/2, 1]."""
 _PATIENCE = 3
 _RESCUES = 10
 _PROPOSALS = 64
@@ -219,6 +222,29 @@ class ExpectationMaximisation(Learner):
             setattr(self, name, {key: value.to(device).clone() for key, value in state["dicts"][name].items()})
         for name in _SCALARS:
             setattr(self, name, state["scalars"][name])
+
+
+def em_phases(
+    network: nn.Module,
+    run: Run,
+    *,
+    fresh: bool,
+    tol: float,
+    stepwise: bool = False,
+    memory: float = 0.0,
+    name: str = "em",
+) -> list[Phase]:
+    """The one phase of families that learn by EM. Raises `InvalidOption` for a memory without a start to remember."""
+    if memory and fresh:
+        raise InvalidOption(
+            "memory: it says how much a start counts for; give one, fit(X, start=model), or leave it at 0"
+        )
+
+    def learner() -> ExpectationMaximisation:
+        decay = _DECAY if stepwise else None
+        return ExpectationMaximisation(network, run, tol=tol, fresh=fresh, decay=decay, memory=memory)
+
+    return [Phase(name, learner, shuffle=stepwise)]
 
 
 def _rows(batch: Batch) -> float:

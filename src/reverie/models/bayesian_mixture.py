@@ -19,14 +19,12 @@ from reverie.data.schema import Schema
 from reverie.data.space import Space, Wants
 from reverie.errors import Unsupported
 from reverie.estimator import Estimator
-from reverie.learning.em import ExpectationMaximisation
+from reverie.learning.em import em_phases
 from reverie.learning.phases import Phase
 from reverie.learning.run import Run
 from reverie.model import Model
 from reverie.probability.mixture import Mixture, Weights
 from reverie.probability.variational import DirichletWeights, StickBreakingWeights, VariationalGaussian
-
-_DECAY = 0.65
 
 
 @recipe
@@ -87,11 +85,7 @@ class BayesianGaussianMixture(Estimator):
         )
 
     def phases(self, network: nn.Module, run: Run, *, fresh: bool) -> list[Phase]:
-        def learner() -> ExpectationMaximisation:
-            decay = _DECAY if self.stepwise else None
-            return ExpectationMaximisation(network, run, tol=self.tol, fresh=fresh, decay=decay)
-
-        return [Phase("variational", learner, shuffle=self.stepwise)]
+        return em_phases(network, run, fresh=fresh, tol=self.tol, stepwise=self.stepwise, name="variational")
 
 
 def effective_components(model: Model, *, least: float = 0.01) -> int:

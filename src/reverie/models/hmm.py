@@ -27,7 +27,7 @@ from reverie.data.table import Table
 from reverie.errors import InvalidOption, Unsupported, UnsupportedData
 from reverie.estimator import Estimator
 from reverie.inference import message_passing as mp
-from reverie.learning.em import ExpectationMaximisation
+from reverie.learning.em import em_phases
 from reverie.learning.phases import Phase
 from reverie.learning.run import Run
 from reverie.model import Model, check_seed
@@ -36,9 +36,8 @@ from reverie.probability.columns import column_set
 from reverie.probability.exponential_family import Components
 from reverie.probability.gaussian import Gaussians
 from reverie.probability.grouped import Grouped
+from reverie.probability.parameters import probabilities
 from reverie.rng import LatticeNoise, RowNoise, stream
-
-_DECAY = 0.65
 
 
 @recipe
@@ -166,11 +165,7 @@ class HMM(Estimator):
         return torch.eye(self.states).bool() | ahead
 
     def phases(self, network: nn.Module, run: Run, *, fresh: bool) -> list[Phase]:
-        def learner() -> ExpectationMaximisation:
-            decay = _DECAY if self.stepwise else None
-            return ExpectationMaximisation(network, run, tol=self.tol, fresh=fresh, decay=decay, memory=self.memory)
-
-        return [Phase("em", learner, shuffle=self.stepwise)]
+        return em_phases(network, run, fresh=fresh, tol=self.tol, stepwise=self.stepwise, memory=self.memory)
 
 
 # ---------------------------------------------------------------------- functions of a Model
@@ -297,7 +292,7 @@ def parameters(model: Model) -> dict[str, Any]:
         "means": _means(model, network),
     }
     if isinstance(network.emission, Gaussians):
-        _, scale = _scales(model)
+        _, scale = _affine(model)
         out["covariances"] = network.emission.in_units(scale)
     return out
 
@@ -320,19 +315,15 @@ def with_parameters(
     if not isinstance(network.emission, Gaussians):
         raise Unsupported("with_parameters needs plain Gaussian emissions: continuous columns, mixture=1")
     for name, value, buffer in (("initial", initial, network.initial), ("transition", transition, network.transition)):
-        array = np.asarray(value, dtype=np.float64)
-        if array.shape != tuple(buffer.shape) or (array < 0).any() or np.abs(array.sum(-1) - 1).max() > 1e-6:
-            raise InvalidOption(f"{name}: expected probabilities of shape {tuple(buffer.shape)} that sum to 1")
-        buffer.copy_(torch.from_numpy(array))
-    offset, scale = _scales(model)
-    network.emission.set_in_units(offset, scale, np.asarray(means), np.asarray(covariances))
+        buffer.copy_(torch.from_numpy(probabilities(name, value, tuple(buffer.shape), zeros=True)))
+    offset, scale = _affine(model)
+    network.emission.set_in_units(offset, scale, means, covariances)
     return model
 
 
-def _scales(model: Model) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Offset and scale of every column: data = offset + scale * model."""
+def _affine(model: Model) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     assert isinstance(model.codec, SequenceCodec)
-    return model.codec.offsets(), np.concatenate([np.array(block.scale) for block in model.codec.space.blocks])
+    return model.codec.affine
 
 
 def _means(model: Model, network: Chain) -> NDArray[np.float64]:

@@ -25,7 +25,7 @@ from reverie.data.table import Table
 from reverie.data.tables import TableCodec
 from reverie.errors import InvalidOption, Unsupported, UnsupportedData
 from reverie.estimator import Estimator
-from reverie.learning.em import ExpectationMaximisation
+from reverie.learning.em import em_phases
 from reverie.learning.phases import Phase
 from reverie.learning.run import Run
 from reverie.model import Model
@@ -34,13 +34,11 @@ from reverie.probability.discrete import Bernoulli, Poisson
 from reverie.probability.exponential_family import Components
 from reverie.probability.gaussian import Gaussians
 from reverie.probability.mixture import Mixture, PointWeights
+from reverie.probability.parameters import probabilities
 from reverie.probability.shapes import gaussians
 from reverie.probability.student import StudentT
 
 Covariance = Literal["full", "tied", "diag", "spherical", "low-rank"]
-
-_DECAY = 0.65
-"""Stepwise EM's steps fall as (t + 2)^-0.65: Cappé & Moulines (2009) ask for an exponent in (1/2, 1]."""
 
 
 @recipe
@@ -71,11 +69,7 @@ class MixtureRecipe(Estimator):
         return Mixture(members, weights, space.torch_dtype, classes=classes, restarts=self.restarts)
 
     def phases(self, network: nn.Module, run: Run, *, fresh: bool) -> list[Phase]:
-        def learner() -> ExpectationMaximisation:
-            decay = _DECAY if self.stepwise else None
-            return ExpectationMaximisation(network, run, tol=self.tol, fresh=fresh, decay=decay, memory=self.memory)
-
-        return [Phase("em", learner, shuffle=self.stepwise)]
+        return em_phases(network, run, fresh=fresh, tol=self.tol, stepwise=self.stepwise, memory=self.memory)
 
     def _wants(self, *kinds: str, **options: Any) -> Wants:
         return Wants(
@@ -243,16 +237,10 @@ def _floor(floor: float | None, space: Space) -> Tensor:
     """The floor of each model column's variance: in squared data units, or 1e-6 of the column's own."""
     if floor is None:
         return torch.full((space.width,), 1e-6, dtype=torch.float64)
-    scale = np.concatenate([np.array(block.scale) for block in space.blocks])
-    return torch.from_numpy(floor / scale**2)
+    return torch.from_numpy(floor / space.scales**2)
 
 
 # ---------------------------------------------------------------------- functions of a Model
-
-
-def _scales(codec: TableCodec) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Offset and scale of every column: data = offset + scale * model."""
-    return codec.offsets(), np.concatenate([np.array(block.scale) for block in codec.space.blocks])
 
 
 def parameters(model: Model) -> dict[str, NDArray[np.float64]]:
@@ -261,7 +249,7 @@ def parameters(model: Model) -> dict[str, NDArray[np.float64]]:
     Covariances are (K, d, d) for full and low-rank, (d, d) tied, (K, d) diag, (K,) spherical.
     """
     network, members, codec = _parts(model)
-    offset, scale = _scales(codec)
+    offset, scale = codec.affine
     return {
         "weights": network.weights.mean().cpu().numpy().copy(),
         "means": offset + members.mean.cpu().numpy() * scale,
@@ -279,22 +267,11 @@ def with_parameters(
     network = estimator.build(codec.space)
     model = Model(estimator, data.schema, codec, network, info={})
     _, members, table_codec = _parts(model)
-    offset, scale = _scales(table_codec)
-    w, m, c = (_array(n, a) for n, a in (("weights", weights), ("means", means), ("covariances", covariances)))
-    if w.shape != (estimator.components,) or not np.isfinite(w).all():
-        raise InvalidOption(f"weights: expected finite numbers of shape ({estimator.components},), got {w.shape}")
-    if (w <= 0).any() or abs(w.sum() - 1) > 1e-6:
-        raise InvalidOption("weights: expected positive numbers that sum to 1")
-    network.weights.mean().copy_(torch.from_numpy(w))
-    members.set_in_units(offset, scale, m, c)
+    offset, scale = table_codec.affine
+    given = probabilities("weights", weights, (estimator.components,), zeros=False)
+    network.weights.mean().copy_(torch.from_numpy(given))
+    members.set_in_units(offset, scale, means, covariances)
     return model
-
-
-def _array(name: str, values: ArrayLike) -> NDArray[np.float64]:
-    try:
-        return np.asarray(values, dtype=np.float64)
-    except (TypeError, ValueError):
-        raise InvalidOption(f"{name}: expected an array of numbers") from None
 
 
 def criteria(model: Model, X: Any) -> dict[str, float]:

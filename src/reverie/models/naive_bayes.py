@@ -20,7 +20,7 @@ from reverie.data.schema import Schema
 from reverie.data.space import Discrete, Space, Wants
 from reverie.errors import Unsupported, UnsupportedData
 from reverie.estimator import Estimator
-from reverie.learning.em import ExpectationMaximisation
+from reverie.learning.em import em_phases
 from reverie.learning.phases import Phase
 from reverie.learning.run import Run
 from reverie.model import Model
@@ -89,10 +89,7 @@ class NaiveBayes(Estimator):
         return Mixture(members, weights, space.torch_dtype, classes=classes, remembers=True)
 
     def phases(self, network: nn.Module, run: Run, *, fresh: bool) -> list[Phase]:
-        def learner() -> ExpectationMaximisation:
-            return ExpectationMaximisation(network, run, tol=self.tol, fresh=fresh)
-
-        return [Phase("count", learner, shuffle=False)]
+        return em_phases(network, run, fresh=fresh, tol=self.tol, name="count")
 
 
 @torch.no_grad()

@@ -12,12 +12,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from reverie.errors import InvalidOption
 from reverie.probability.exponential_family import EMPTY, LOG_2PI, Components, Move, Sums, keep_if_empty
 from reverie.probability.features import SharedFeatures
+from reverie.probability.parameters import numbers
 from reverie.probability.pieces import in_parallel, piece_rows, slices
 from reverie.rng import Noise
 
@@ -74,20 +75,19 @@ class Gaussians(Components):
         self,
         offset: NDArray[np.float64],
         scale: NDArray[np.float64],
-        means: NDArray[np.float64],
-        covariances: NDArray[np.float64],
+        means: ArrayLike,
+        covariances: ArrayLike,
     ) -> None:
         """Take means (K, d) and covariances (in this shape) given in data units, data = offset + scale * model."""
         own = self._shaped()
-        for name, value, like in (("means", means, self.mean), ("covariances", covariances, own)):
-            if value.shape != tuple(like.shape) or not np.isfinite(value).all():
-                raise InvalidOption(f"{name}: expected finite numbers of shape {tuple(like.shape)}, got {value.shape}")
-        if self.matrices and not np.allclose(covariances, covariances.swapaxes(-1, -2)):
+        centres = numbers("means", means, tuple(self.mean.shape))
+        spreads = numbers("covariances", covariances, tuple(own.shape))
+        if self.matrices and not np.allclose(spreads, spreads.swapaxes(-1, -2)):
             raise InvalidOption("covariances: expected symmetric matrices")
-        if ((np.linalg.eigvalsh(covariances) if self.matrices else covariances) <= 0).any():
+        if ((np.linalg.eigvalsh(spreads) if self.matrices else spreads) <= 0).any():
             raise InvalidOption("covariances: expected positive variances in every direction")
-        self.mean.copy_(torch.from_numpy((means - offset) / scale))
-        own.copy_(torch.from_numpy(covariances / self._unit(scale)))
+        self.mean.copy_(torch.from_numpy((centres - offset) / scale))
+        own.copy_(torch.from_numpy(spreads / self._unit(scale)))
         if bool((self.floor < 0).any()):
             self.floor.fill_(0.0)
 

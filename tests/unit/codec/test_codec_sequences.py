@@ -411,7 +411,7 @@ def test_weights_and_offsets():
     prepared = codec.prepare(data.take(slice(None)))
     assert prepared.weight.tolist() == [m + 1.0 for m in pd.unique(rows["m"])]
     assert prepared.rows(slice(1, 3)).weight.tolist() == prepared.weight[1:3].tolist()
-    np.testing.assert_allclose(codec.offsets(), [rows["number"].mean(), rows["count"].mean()])
+    np.testing.assert_allclose(codec.affine[0], [rows["number"].mean(), rows["count"].mean()])
 
 
 # ---------------------------------------------------------------------------------------------- batches

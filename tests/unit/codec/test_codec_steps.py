@@ -184,3 +184,13 @@ def test_decoding_what_a_network_may_say():
 def test_unknown_step():
     with pytest.raises(ValueError, match="unknown column step 'spline'"):
         step_from_json({"kind": "spline"})
+
+
+@pytest.mark.parametrize(("step", "digits"), [(0.1, 1), (1.0, 0), (0.0025, 4), (1 / 15, None), (1 / 3, None)])
+def test_decimals_are_found_where_there_are_some(step, digits):
+    """Tenths through float32 too; fifteenths have none, and must not come back rounded to seven digits."""
+    assert col.decimals(0.0, step) == digits
+    assert col.decimals(0.0, float(np.float32(step))) == digits
+    values = np.arange(16) * step
+    whole = step_from_json(col.Grid(0.0, step, 4.0, 3.0, "round", bounds=(0.0, 15.0), decimals=digits).to_json())
+    np.testing.assert_allclose(whole.decode(whole.prepare(values)[0]), values, rtol=0, atol=1e-14)
