@@ -14,9 +14,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from reverie.data import steps as col
+from reverie.data.levels import Bit, Constant, Count, Levels, OneHot, Symbol
 from reverie.data.maps import others
+from reverie.data.nested import Atoms, Flagged, step_from_json
+from reverie.data.profiles import Profile, decimals, profile, spikes
 from reverie.data.space import Block, Wants, blocks_in_order
+from reverie.data.steps import Affine, ColumnStep, Grid, Quantile
 from reverie.errors import DataError, UnsupportedData
 
 if TYPE_CHECKING:
@@ -30,7 +33,7 @@ _ROWS_PER_LEVEL = 20
 """Rows that a gridded column must have per distinct value for these to be categories."""
 _NAT = np.iinfo(np.int64).min
 
-Placed = list[tuple[str, int | None, col.ColumnStep]]
+Placed = list[tuple[str, int | None, ColumnStep]]
 """(field, position in an array block or None, its step), in the order of model space."""
 Floats = NDArray[np.float64]
 
@@ -75,7 +78,7 @@ class Columns:
                 holes |= has_holes
                 step = fit_step(schema, field, label, column[~np.isnan(column)], wants)
                 if has_holes and wants.missing == "flag":
-                    step = col.Flagged(step)
+                    step = Flagged(step)
                 steps.append((field.name, position, step))
         return cls(steps), holes
 
@@ -105,7 +108,7 @@ class Columns:
             log_det += run.fill(block, gaps, x[:, run.columns])
         for start, (name, position, step) in self._singles:
             values = columns[name] if position is None else columns[name][:, position]
-            if refuses and not isinstance(step, col.Flagged) and np.isnan(values).any():
+            if refuses and not isinstance(step, Flagged) and np.isnan(values).any():
                 raise UnsupportedData(hole_text(name, refuses))
             cells, seen = step.prepare(values)
             x[:, start : start + step.width] = cells
@@ -133,9 +136,9 @@ class Columns:
         """Where the origin of model space lies in data units, per model column; for affine and gridded columns."""
         out = []
         for *_, step in self.steps:
-            if isinstance(step, col.Affine):
+            if isinstance(step, Affine):
                 out.append(step.mean)
-            elif isinstance(step, col.Grid) and step.values is None:
+            elif isinstance(step, Grid) and step.values is None:
                 out.append(step.low + step.step * step.mean)
             else:
                 raise DataError("these columns are not all affine images of model space")
@@ -146,7 +149,7 @@ class Columns:
 
     @classmethod
     def from_json(cls, data: list[Any]) -> Columns:
-        return cls([(name, position, col.step_from_json(step)) for name, position, step in data])
+        return cls([(name, position, step_from_json(step)) for name, position, step in data])
 
 
 @dataclass
@@ -176,13 +179,13 @@ class _Run:
         return np.asarray(-((~gaps).astype(np.float64) @ logs))
 
 
-def _runs(entries: list[tuple[int, tuple[str, int | None, col.ColumnStep]]]) -> list[_Run]:
+def _runs(entries: list[tuple[int, tuple[str, int | None, ColumnStep]]]) -> list[_Run]:
     """The runs of at least four simple steps alike."""
     out: list[_Run] = []
 
-    def key(entry: tuple[int, tuple[str, int | None, col.ColumnStep]]) -> tuple[object, ...]:
+    def key(entry: tuple[int, tuple[str, int | None, ColumnStep]]) -> tuple[object, ...]:
         start, (name, position, step) = entry
-        simple = position is not None and isinstance(step, col.Affine | col.Bit)
+        simple = position is not None and isinstance(step, Affine | Bit)
         return (name, type(step), start - (position or 0)) if simple else (start,)
 
     for _, group in itertools.groupby(entries, key):
@@ -191,7 +194,7 @@ def _runs(entries: list[tuple[int, tuple[str, int | None, col.ColumnStep]]]) -> 
             continue
         start, (name, position, _) = found[0]
         assert position is not None
-        affine = [step for _, (_, _, step) in found if isinstance(step, col.Affine)]
+        affine = [step for _, (_, _, step) in found if isinstance(step, Affine)]
         out.append(
             _Run(
                 name,
@@ -218,13 +221,13 @@ def hole_text(label: str, family: str) -> str:
     return f"column {label!r} has missing cells, which {family} does not take. Drop or fill them first"
 
 
-def fit_step(schema: Schema, field: Field, label: str, values: NDArray[np.float64], wants: Wants) -> col.ColumnStep:
+def fit_step(schema: Schema, field: Field, label: str, values: NDArray[np.float64], wants: Wants) -> ColumnStep:
     """The step for one column, from its observed values."""
     if field.kind == "category":
         levels = len(field.categories or ())
-        return col.Symbol(levels) if wants.symbols else col.OneHot(levels)
+        return Symbol(levels) if wants.symbols else OneHot(levels)
     if field.kind == "boolean":
-        return col.Bit()
+        return Bit()
     if values.size == 0:
         raise DataError(f"column {label!r} has no value in any training row: drop it or give it the role ignore")
     if wants.discrete == "binary":
@@ -233,17 +236,17 @@ def fit_step(schema: Schema, field: Field, label: str, values: NDArray[np.float6
                 f"{wants.family} has binary units: column {label!r} holds values other than 0 and 1. "
                 f"Families that can: {others(schema, wants)}"
             )
-        return col.Bit()
+        return Bit()
     whole = bool((values >= 0).all() and (values == np.round(values)).all())
     if wants.discrete == "counts" and whole and field.kind == "integer":
-        return col.Count()
+        return Count()
     if wants.discrete == "density":  # only whether values repeat matters: few of them tell
-        few = col.profile(values[:: max(1, values.size // _FEW_ROWS)], integer=field.kind == "integer")
+        few = profile(values[:: max(1, values.size // _FEW_ROWS)], integer=field.kind == "integer")
         return _continuous(values, wants, tied=few.kind != "continuous")
     found = _profile(values, integer=field.kind == "integer")
     if values.min() == values.max():
         if wants.mixed:
-            return col.Constant(float(values[0]))
+            return Constant(float(values[0]))
         raise UnsupportedData(
             f"column {label!r} is constant ({values[0]:g}): it has no density. Drop it or give it the role ignore. "
             f"Families that can: {others(schema, wants, 'category')}"
@@ -258,41 +261,41 @@ def fit_step(schema: Schema, field: Field, label: str, values: NDArray[np.float6
                 f"column {label!r} repeats the value {atoms[0]:g} and is otherwise continuous: {wants.family} has no "
                 f"density for that. Families that can: {others(schema, wants, 'category')}"
             )
-        return col.Atoms(atoms, rest)
+        return Atoms(atoms, rest)
     if wants.levels:
         distinct = np.unique(values)
         if distinct.size <= min(wants.levels, values.size // _ROWS_PER_LEVEL):
-            return col.Levels(distinct)
-    spikes = col.spikes(values) if wants.mixed else np.empty(0)
-    if spikes.size:
-        remaining = values[~np.isin(values, spikes)]
-        return col.Atoms(spikes, _grid(field, label, remaining, found, wants))
+            return Levels(distinct)
+    piled = spikes(values) if wants.mixed else np.empty(0)
+    if piled.size:
+        remaining = values[~np.isin(values, piled)]
+        return Atoms(piled, _grid(field, label, remaining, found, wants))
     return _grid(field, label, values, found, wants)
 
 
-def _profile(values: NDArray[np.float64], *, integer: bool) -> col.Profile:
+def _profile(values: NDArray[np.float64], *, integer: bool) -> Profile:
     """The column's profile from at most 200,000 values spread over it (cheap to sort), or from all of them when the
     rest does not follow the pattern of those."""
     stride = max(1, values.size // _FIT_ROWS)
-    found = col.profile(values[::stride], integer=integer)
+    found = profile(values[::stride], integer=integer)
     if stride == 1 or found.kind in ("continuous", "levels"):
         return found
     k = (values - found.low) / found.step
     if found.kind == "grid" and np.abs(k - np.round(k)).max() <= 1e-3:
         return found
-    return found if found.kind == "atoms" else col.profile(values, integer=integer)
+    return found if found.kind == "atoms" else profile(values, integer=integer)
 
 
-def _continuous(values: NDArray[np.float64], wants: Wants, *, tied: bool = False) -> col.ColumnStep:
+def _continuous(values: NDArray[np.float64], wants: Wants, *, tied: bool = False) -> ColumnStep:
     if wants.numbers == "quantile":
-        step = col.Quantile.fit(values)
+        step = Quantile.fit(values)
         if step.knots.size > 2:  # else the values are too tied to have quantiles
             return step
     sd = 1.0 if wants.numbers == "centre" else float(values.std())
-    return col.Affine(float(values.mean()), sd if sd > 0 else 1.0, tied)
+    return Affine(float(values.mean()), sd if sd > 0 else 1.0, tied)
 
 
-def _grid(field: Field, label: str, values: NDArray[np.float64], found: col.Profile, wants: Wants) -> col.ColumnStep:
+def _grid(field: Field, label: str, values: NDArray[np.float64], found: Profile, wants: Wants) -> ColumnStep:
     levels = np.unique(values) if found.kind == "levels" else None
     low, step = (0.0, 1.0) if levels is not None else (found.low, found.step)
     k = np.searchsorted(levels, values).astype(np.float64) if levels is not None else (values - low) / step
@@ -316,10 +319,10 @@ def _grid(field: Field, label: str, values: NDArray[np.float64], found: col.Prof
         bounds = (float(k.min()), float(k.max()))
     elif mode == "native" and field.kind == "integer" and values.min() >= 0:
         bounds = (float(np.ceil(-low / step)), None)  # counts: nothing below 0
-    digits = None if levels is not None else col.decimals(low, step)
+    digits = None if levels is not None else decimals(low, step)
     if digits is not None:
         low, step = round(low, digits), round(step, digits)
-    return col.Grid(low, step, float(k.mean()), sd, mode, levels, bounds, digits)
+    return Grid(low, step, float(k.mean()), sd, mode, levels, bounds, digits)
 
 
 def to_float(field: Field, values: NDArray[Any]) -> NDArray[np.float64]:

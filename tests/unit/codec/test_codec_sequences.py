@@ -12,10 +12,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reverie.data import steps as col
 from reverie.data.batches import Batches
 from reverie.data.codec import codec_from_json, fit_codec
 from reverie.data.dataset import Dataset, as_dataset
+from reverie.data.levels import Symbol
+from reverie.data.nested import step_from_json
 from reverie.data.schema import Field, Schema
 from reverie.data.sequences import SequenceCodec
 from reverie.data.sources import sequences
@@ -467,7 +468,7 @@ def test_steps_packed_and_unpacked():
     assert steps.tolist() == list(range(6))
     assert lengths.tolist() == [1, 3, 2]
     assert pack(np.empty(0, dtype=object))[1].tolist() == []
-    symbol = col.Symbol(3)
+    symbol = Symbol(3)
     x, seen = symbol.prepare(np.array([2.0, np.nan]))
     assert (x.tolist(), seen.tolist()) == ([[2.0], [0.0]], [[True], [False]])
-    assert col.step_from_json(symbol.to_json()) == symbol
+    assert step_from_json(symbol.to_json()) == symbol

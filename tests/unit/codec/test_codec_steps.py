@@ -8,8 +8,10 @@ import math
 import numpy as np
 import pytest
 
-from reverie.data import steps as col
-from reverie.data.steps import profile, step_from_json
+from reverie.data.levels import Bit, Constant, OneHot
+from reverie.data.nested import Atoms, Flagged, step_from_json
+from reverie.data.profiles import Profile, decimals, profile
+from reverie.data.steps import Affine, ColumnStep, Grid, Quantile
 
 RNG = np.random.default_rng(0)
 NORMALS = RNG.normal(size=500)
@@ -52,7 +54,7 @@ def test_profile_details():
     assert found.step == pytest.approx(0.1, rel=1e-6)
     assert found.low == pytest.approx(0.3)
     assert profile(RNG.choice([0.0, 0.5, 0.75, 1.5], 100)).step == pytest.approx(0.25)  # the step is no observed gap
-    assert profile(np.array([4.0, 4.0, 9.0]), integer=True) == col.Profile("grid", 4.0, 1.0)
+    assert profile(np.array([4.0, 4.0, 9.0]), integer=True) == Profile("grid", 4.0, 1.0)
     assert profile(np.clip(NORMALS, -1, 1)).values == (-1.0, 1.0)
     assert len(profile(RNG.choice([0.0, 1.0, math.e], 90)).values) == 3
     # A few ties, 5 % of the values, are measurement; more are a pattern.
@@ -71,22 +73,22 @@ def test_a_grid_far_from_zero_in_float32_is_not_a_made_up_one():
 # ---------------------------------------------------------------------- the maps
 
 LEVELS = np.array([0.0, 1.0, math.e, 10.0])
-STEPS: dict[str, tuple[col.ColumnStep, np.ndarray]] = {
-    "affine": (col.Affine(1e6, 0.1), 1e6 + 0.1 * NORMALS),
-    "quantile": (col.Quantile.fit(np.exp(2 * NORMALS)), np.exp(2 * NORMALS[:50])),
-    "quantile beyond": (col.Quantile.fit(NORMALS), np.array([-50.0, -4.0, 4.0, 80.0])),
-    "grid native": (col.Grid(-3.0, 1.0, 4.0, 2.5, "native"), np.arange(-3.0, 30)),
-    "grid dequantise": (col.Grid(0.3, 0.1, 7.0, 3.0, "dequantise"), 0.3 + 0.1 * np.arange(40)),
-    "grid round": (col.Grid(0.0, 0.25, 3.0, 2.0, "round", bounds=(0.0, 9.0)), 0.25 * np.arange(10)),
-    "levels": (col.Grid(0.0, 1.0, 1.5, 1.1, "native", LEVELS, (0.0, 3.0)), LEVELS),
-    "levels dequantise": (col.Grid(0.0, 1.0, 1.5, 1.1, "dequantise", LEVELS, (0.0, 3.0)), LEVELS),
-    "one-hot": (col.OneHot(4), np.arange(4.0)),
-    "bit": (col.Bit(), np.array([0.0, 1.0])),
-    "atoms": (col.Atoms(np.array([-1.0, 1.0]), col.Affine(0.0, 0.5)), np.array([-1.0, 1.0, 0.3, -0.999, 7.0])),
-    "atoms of quantiles": (col.Atoms(np.array([0.0]), col.Quantile.fit(NORMALS)), np.array([0.0, 0.5, -0.2])),
-    "constant": (col.Constant(7.5), np.array([7.5, 7.5])),
-    "flagged": (col.Flagged(col.Affine(2.0, 3.0)), np.array([np.nan, 1.0, -4.0])),
-    "flagged one-hot": (col.Flagged(col.OneHot(3)), np.array([np.nan, 2.0, 0.0])),
+STEPS: dict[str, tuple[ColumnStep, np.ndarray]] = {
+    "affine": (Affine(1e6, 0.1), 1e6 + 0.1 * NORMALS),
+    "quantile": (Quantile.fit(np.exp(2 * NORMALS)), np.exp(2 * NORMALS[:50])),
+    "quantile beyond": (Quantile.fit(NORMALS), np.array([-50.0, -4.0, 4.0, 80.0])),
+    "grid native": (Grid(-3.0, 1.0, 4.0, 2.5, "native"), np.arange(-3.0, 30)),
+    "grid dequantise": (Grid(0.3, 0.1, 7.0, 3.0, "dequantise"), 0.3 + 0.1 * np.arange(40)),
+    "grid round": (Grid(0.0, 0.25, 3.0, 2.0, "round", bounds=(0.0, 9.0)), 0.25 * np.arange(10)),
+    "levels": (Grid(0.0, 1.0, 1.5, 1.1, "native", LEVELS, (0.0, 3.0)), LEVELS),
+    "levels dequantise": (Grid(0.0, 1.0, 1.5, 1.1, "dequantise", LEVELS, (0.0, 3.0)), LEVELS),
+    "one-hot": (OneHot(4), np.arange(4.0)),
+    "bit": (Bit(), np.array([0.0, 1.0])),
+    "atoms": (Atoms(np.array([-1.0, 1.0]), Affine(0.0, 0.5)), np.array([-1.0, 1.0, 0.3, -0.999, 7.0])),
+    "atoms of quantiles": (Atoms(np.array([0.0]), Quantile.fit(NORMALS)), np.array([0.0, 0.5, -0.2])),
+    "constant": (Constant(7.5), np.array([7.5, 7.5])),
+    "flagged": (Flagged(Affine(2.0, 3.0)), np.array([np.nan, 1.0, -4.0])),
+    "flagged one-hot": (Flagged(OneHot(3)), np.array([np.nan, 2.0, 0.0])),
 }
 
 
@@ -124,7 +126,7 @@ def test_missing_cells_are_unobserved_zeros_without_log_det(name):
 def test_log_det_is_the_derivative(name):
     step, values = STEPS[name]
     h = 1e-6 * np.maximum(np.abs(values - np.mean(values)), 0.01) if name != "affine" else np.full(len(values), 0.01)
-    if isinstance(step, col.Quantile):  # piecewise linear: stay off the knots
+    if isinstance(step, Quantile):  # piecewise linear: stay off the knots
         gap = np.abs(values[:, None] - step.knots).min(1)
         values, h = values[gap > 4 * h], h[gap > 4 * h]
     slope = (step.prepare(values + h)[0][:, 0] - step.prepare(values - h)[0][:, 0]) / (2 * h)
@@ -132,7 +134,7 @@ def test_log_det_is_the_derivative(name):
 
 
 def test_log_det_of_atoms_is_that_of_the_rest():
-    step = col.Atoms(np.array([0.0]), col.Affine(1.0, 4.0))
+    step = Atoms(np.array([0.0]), Affine(1.0, 4.0))
     np.testing.assert_allclose(step.log_det(np.array([0.0, 2.0, np.nan])), [0.0, -math.log(4.0), 0.0])
     x, seen = step.prepare(np.array([0.0, 2.0]))
     assert seen.tolist() == [[True, True, False], [True, True, True]]  # an atom's continuous part is not observed
@@ -141,7 +143,7 @@ def test_log_det_of_atoms_is_that_of_the_rest():
 
 def test_quantiles_are_normal_scores_and_increase():
     values = np.exp(3 * RNG.normal(size=5000))
-    step = col.Quantile.fit(values)
+    step = Quantile.fit(values)
     x = step.prepare(values)[0][:, 0]
     # normal scores of 5000 values: mean and sd of a standard normal but for the 256 knots' coarseness
     assert abs(x.mean()) < 0.02
@@ -157,8 +159,8 @@ def test_off_the_grid_has_probability_zero():
     assert grid.log_det(np.array([2.0, 2.5])).tolist() == [0.0, -np.inf]
     levels = STEPS["levels"][0]
     assert levels.log_det(np.array([math.e, 2.7, 11.0])).tolist() == [0.0, -np.inf, -np.inf]
-    assert col.Bit().log_det(np.array([0.0, 1.0, 0.5, 2.0])).tolist() == [0.0, 0.0, -np.inf, -np.inf]
-    assert col.Constant(7.5).log_det(np.array([7.5, 7.4])).tolist() == [0.0, -np.inf]
+    assert Bit().log_det(np.array([0.0, 1.0, 0.5, 2.0])).tolist() == [0.0, 0.0, -np.inf, -np.inf]
+    assert Constant(7.5).log_det(np.array([7.5, 7.4])).tolist() == [0.0, -np.inf]
 
 
 def test_dequantised_cells_tile_the_line():
@@ -175,9 +177,9 @@ def test_dequantised_cells_tile_the_line():
 def test_decoding_what_a_network_may_say():
     assert STEPS["grid round"][0].decode(np.array([[-99.0], [99.0], [0.05]])).tolist() == [0.0, 2.25, 0.75]
     assert STEPS["levels"][0].decode(np.array([[-99.0], [99.0]])).tolist() == [0.0, 10.0]
-    assert col.OneHot(3).decode(np.array([[0.2, 0.5, 0.3]])).tolist() == [1.0]
-    assert col.Bit().decode(np.array([[0.49], [0.51]])).tolist() == [0.0, 1.0]
-    flagged = col.Flagged(col.Affine(2.0, 3.0))
+    assert OneHot(3).decode(np.array([[0.2, 0.5, 0.3]])).tolist() == [1.0]
+    assert Bit().decode(np.array([[0.49], [0.51]])).tolist() == [0.0, 1.0]
+    flagged = Flagged(Affine(2.0, 3.0))
     np.testing.assert_array_equal(flagged.decode(np.array([[0.6, 1.0], [0.4, 1.0]])), [np.nan, 5.0])
 
 
@@ -189,8 +191,8 @@ def test_unknown_step():
 @pytest.mark.parametrize(("step", "digits"), [(0.1, 1), (1.0, 0), (0.0025, 4), (1 / 15, None), (1 / 3, None)])
 def test_decimals_are_found_where_there_are_some(step, digits):
     """Tenths through float32 too; fifteenths have none, and must not come back rounded to seven digits."""
-    assert col.decimals(0.0, step) == digits
-    assert col.decimals(0.0, float(np.float32(step))) == digits
+    assert decimals(0.0, step) == digits
+    assert decimals(0.0, float(np.float32(step))) == digits
     values = np.arange(16) * step
-    whole = step_from_json(col.Grid(0.0, step, 4.0, 3.0, "round", bounds=(0.0, 15.0), decimals=digits).to_json())
+    whole = step_from_json(Grid(0.0, step, 4.0, 3.0, "round", bounds=(0.0, 15.0), decimals=digits).to_json())
     np.testing.assert_allclose(whole.decode(whole.prepare(values)[0]), values, rtol=0, atol=1e-14)

@@ -9,11 +9,13 @@ import pandas as pd
 import pytest
 import torch
 
-from reverie.data import steps as col
 from reverie.data.batches import Batches
 from reverie.data.codec import codec_from_json, fit_codec
 from reverie.data.dataset import Dataset, MemorySource, as_dataset
+from reverie.data.levels import Bit, Constant
+from reverie.data.nested import Atoms, Flagged
 from reverie.data.space import Wants
+from reverie.data.steps import Affine, ColumnStep, Grid, Quantile
 from reverie.data.tables import TableCodec
 from reverie.errors import DataError, UnsupportedData
 from reverie.models.mixture import GaussianMixture
@@ -32,31 +34,31 @@ def fit(X, wants=ANY, **options) -> TableCodec:
     return codec
 
 
-def steps(X, wants=ANY, **options) -> list[col.ColumnStep]:
+def steps(X, wants=ANY, **options) -> list[ColumnStep]:
     return [step for *_, step in fit(X, wants, **options).steps]
 
 
 def test_which_step_for_which_wants():
     n = RNG.normal(size=300)
     k = RNG.integers(0, 9, 300)
-    assert isinstance(steps(n)[0], col.Affine)
-    assert isinstance(steps(n, numbers="quantile")[0], col.Quantile)
+    assert isinstance(steps(n)[0], Affine)
+    assert isinstance(steps(n, numbers="quantile")[0], Quantile)
     assert steps(n, numbers="centre")[0].sd == 1.0
     assert steps(k)[0].mode == "native"
     assert steps(k, discrete="dequantise")[0].mode == "dequantise"
     assert steps(k, discrete="round")[0].mode == "round"
-    assert isinstance(steps(k % 2, discrete="binary")[0], col.Bit)
-    assert isinstance(steps(np.where(n > 0, n, 0.0))[0], col.Atoms)
-    assert isinstance(steps(np.where(n > 0, n, 0.0), density=False)[0], col.Atoms)
+    assert isinstance(steps(k % 2, discrete="binary")[0], Bit)
+    assert isinstance(steps(np.where(n > 0, n, 0.0))[0], Atoms)
+    assert isinstance(steps(np.where(n > 0, n, 0.0), density=False)[0], Atoms)
     mostly_zero = np.where(k > 4, np.round(1000 * np.abs(n)), 0)  # a cost: spikes are kept apart from the grid
     spiked = steps(mostly_zero.astype(np.int64))[0]
-    assert isinstance(spiked, col.Atoms)
+    assert isinstance(spiked, Atoms)
     assert spiked.atoms.tolist() == [0.0]
-    assert isinstance(spiked.rest, col.Grid)
-    assert isinstance(steps(RNG.choice([0, 1, np.e], 300), density=False)[0], col.Affine)
-    assert isinstance(steps(np.full(9, 3.0))[0], col.Constant)
+    assert isinstance(spiked.rest, Grid)
+    assert isinstance(steps(RNG.choice([0, 1, np.e], 300), density=False)[0], Affine)
+    assert isinstance(steps(np.full(9, 3.0))[0], Constant)
     holes = np.where(RNG.random(300) < 0.1, np.nan, n)
-    assert isinstance(steps(holes, missing="flag")[0], col.Flagged)
+    assert isinstance(steps(holes, missing="flag")[0], Flagged)
     assert fit(holes).space.missing
     assert not fit(n).space.missing
 
@@ -73,7 +75,7 @@ def test_a_pattern_that_the_subsample_misses(stride):
     """Columns above 200,000 rows are judged by every k-th value; a period of k must not make them look constant."""
     values = (np.arange(200_000 * stride) % stride).astype(float)
     (step,) = steps(values)
-    assert isinstance(step, col.Grid)
+    assert isinstance(step, Grid)
     assert step.step == 1.0
     assert np.isfinite(step.log_det(values[:10])).all()
 
