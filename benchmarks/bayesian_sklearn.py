@@ -1,6 +1,9 @@
 """BayesianGaussianMixture against scikit-learn's: 50 components on 8 clusters, n = 50,000, d = 16. Time to the end of
 either fit, both posteriors judged by the same bound, clusters found, adjusted Rand index.
 
+`bayesian_sklearn.py small` fits 100 rows: test nats of the posterior predictive, of the same posterior's plug-in, and of
+an EM mixture with its number of components by BIC, into results/bayesian_small.json.
+
 Run as a script it is one side: `bayesian_sklearn.py ours|stepwise|sklearn SEED FILE`, printing its timing; the peer leaves
 its posterior in FILE, which the first side reads with `bound FILE`.
 """
@@ -34,7 +37,7 @@ def ours(seed: int, stepwise: bool) -> dict[str, Any]:
     from reverie.models.bayesian_mixture import effective_components
 
     rows, label = data(seed)
-    recipe = rv.BayesianGaussianMixture(components=MOST, stepwise=stepwise)
+    recipe = rv.BayesianGaussianMixture(components=MOST, stepwise=stepwise, share=1.0)  # the peer's prior
     cpu, wall = time.process_time(), time.perf_counter()
     model = recipe.fit(rows, seed=seed, progress=False, batch_size=2000 if stepwise else 65536)
     out: dict[str, Any] = {"cpu": time.process_time() - cpu, "wall": time.perf_counter() - wall}
@@ -64,11 +67,11 @@ def peer_bound(seed: int, path: str) -> dict[str, Any]:
     import reverie as rv
 
     rows, _ = data(seed)
-    model = rv.BayesianGaussianMixture(components=MOST).fit(rows, epochs=1, progress=False)
+    model = rv.BayesianGaussianMixture(components=MOST, share=1.0).fit(rows, epochs=1, progress=False)
     network, found = model.network, np.load(path)
-    scale = np.concatenate([np.array(block.scale) for block in model.codec.space.blocks])
     members, law = network.components, network.weights
-    members.mean.copy_(torch.from_numpy((found["means"] - model.codec.offsets()) / scale))
+    offset, scale = model.codec.affine
+    members.mean.copy_(torch.from_numpy((found["means"] - offset) / scale))
     members.covariance.copy_(torch.from_numpy(found["covariances"] / np.outer(scale, scale)))
     members.beta.copy_(torch.from_numpy(found["mean_precision"]))
     members.nu.copy_(torch.from_numpy(found["degrees"]))
@@ -97,6 +100,39 @@ def sklearn(seed: int, path: str) -> dict[str, Any]:
     )  # fmt: skip
     ari = float(adjusted_rand_score(label, recipe.predict(rows)))
     return {**out, "ari": ari, "found": int((recipe.weights_ >= 0.01).sum()), "passes": int(recipe.n_iter_)}
+
+
+def small(seed: int) -> dict[str, Any]:
+    """Test nats on 5,000 rows after 100."""
+    import reverie as rv
+    from reverie.models import mixture
+
+    rows, _ = data(seed, 5100)
+    train, test = rows[:100], rows[100:]
+    model = rv.BayesianGaussianMixture(components=20).fit(train, seed=seed, progress=False)
+    out = {"seed": seed, "predictive": float(model.log_prob(test).mean())}
+    members = model.network.components
+    members.predictive = lambda: members  # the members at the posterior's means, in place of integrating over it
+    out["plug_in"] = float(model.log_prob(test).mean())
+    best, _ = mixture.select(rv.GaussianMixture(), train, components=range(1, 11), seed=seed, progress=False)
+    out |= {"em": float(best.log_prob(test).mean()), "em_components": best.estimator.components}
+    regular, _ = mixture.select(
+        rv.GaussianMixture(prior=1.0), train, components=range(1, 11), seed=seed, progress=False
+    )
+    return out | {"em_prior": float(regular.log_prob(test).mean())}
+
+
+def main_small(seeds: int = 20) -> None:
+    from harness import RESULTS, machine
+
+    rows = []
+    for seed in range(seeds):
+        rows.append(small(seed))
+        print(json.dumps(rows[-1]), flush=True)
+    wins = {other: sum(r["predictive"] > r[other] for r in rows) for other in ("plug_in", "em", "em_prior")}
+    document = {"name": "bayesian_small", "machine": machine(), "wins": wins, "rows": rows}
+    (RESULTS / "bayesian_small.json").write_text(json.dumps(document, indent=1) + "\n")
+    print(wins)
 
 
 def rand_index(a: np.ndarray, b: np.ndarray) -> float:
@@ -139,5 +175,7 @@ if __name__ == "__main__":
             "bound": lambda: peer_bound(seed, path),
         }[which]
         print(json.dumps(side()))
+    elif sys.argv[1:] == ["small"]:
+        main_small()
     else:
         main(str(Path(sys.argv[1])) if len(sys.argv) > 1 else sys.executable)

@@ -45,8 +45,9 @@ class BayesianGaussianMixture(Estimator):
     """Pseudo-rows behind the prior of every mean, which is the data's mean."""
     covariance_rows: float | None = Field(default=None, gt=0)
     """Pseudo-rows behind the prior of every covariance, at least as many as there are columns, the default."""
-    share: float = Field(default=1.0, gt=0)
-    """The prior's covariance as a share of the data's own."""
+    share: float = Field(default=0.5, gt=0)
+    """The prior's covariance as a share of the data's own: a component is narrower than all rows together. (At 100 rows
+    of five data sets a half predicted new rows better than the whole, by 0.1 to 0.9 nats.)"""
     restarts: int = Field(default=1, ge=1)
     """Starts to try on a sample of the rows; the one with the best bound goes on."""
     stepwise: bool = False
