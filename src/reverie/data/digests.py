@@ -15,6 +15,7 @@ from reverie.data.table import ROWS, Array, Table
 
 _SAMPLE = 2**16
 _ROWS = 2**25
+_PIECE = 2**19
 
 
 def table_digest(schema: Schema, tables: Iterable[Table]) -> str:
@@ -24,7 +25,7 @@ def table_digest(schema: Schema, tables: Iterable[Table]) -> str:
         for name, column in table.columns.items():
             if name == ROWS:  # the order of a long data frame's rows is not part of its sequences
                 continue
-            columns.setdefault(name, hashlib.sha256()).update(_bytes(column))
+            _feed(columns.setdefault(name, hashlib.sha256()), column)
     return text_digest(schema.to_json(), {name: digest.hexdigest() for name, digest in columns.items()})
 
 
@@ -33,11 +34,16 @@ def text_digest(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def _bytes(column: Array) -> Any:
+def _feed(digest: Any, column: Array) -> None:
+    """The column's cells into the digest, by pieces that the cache holds: whole columns would be copied twice."""
     if column.dtype == object:
-        return b"".join(_item_bytes(item) for item in column)
-    plain = _plain(column)
-    return plain.reshape(-1).view(np.uint8) if plain.size else b""
+        digest.update(b"".join(_item_bytes(item) for item in column))
+        return
+    if not column.size:
+        return
+    step = max(_PIECE // column[:1].nbytes, 1)
+    for start in range(0, len(column), step):
+        digest.update(_plain(column[start : start + step]).reshape(-1).view(np.uint8))
 
 
 def _item_bytes(item: Any) -> bytes:

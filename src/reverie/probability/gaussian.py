@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from reverie.errors import InvalidOption
-from reverie.probability.exponential_family import EMPTY, LOG_2PI, Components, Move, Sums, keep_if_empty
+from reverie.probability.exponential_family import EMPTY, LOG_2PI, Components, Move, Sums, keep_if_empty, sum_tensors
 from reverie.probability.features import SharedFeatures
 from reverie.probability.parameters import numbers
 from reverie.probability.pieces import in_parallel, piece_rows, slices
@@ -92,11 +92,7 @@ class Gaussians(Components):
             self.floor.fill_(0.0)
 
     def begin(self, rows: Tensor, observed: Tensor | None) -> None:
-        seen = torch.ones_like(rows, dtype=torch.float64) if observed is None else observed.double()
-        total = seen.sum(0).clamp_min(1)
-        filled = torch.nan_to_num(rows.double()) * seen
-        mean = filled.sum(0) / total
-        variance = ((filled - mean) * seen).square().sum(0) / total
+        mean, variance = _column_moments(rows, observed)
         self.mean.copy_(mean.expand_as(self.mean))
         self.overall.copy_(variance)
         if bool((self.floor < 0).any()):
@@ -269,3 +265,22 @@ class SphericalGaussian(DiagonalGaussian):
         total = (seen.sum(1) + a * self.width).clamp_min(EMPTY)
         new = ((second.clamp_min(0).sum(1) + a * self.overall.sum()) / total + self.floor.mean()).clamp_min(_TINY)
         self.variance.copy_(keep_if_empty(count, new, self.variance))
+
+
+def _column_moments(rows: Tensor, observed: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Mean and variance of every column's observed cells, (width,) each, in two passes; 0 where there are none."""
+
+    def summed(about: Tensor | None) -> Tensor:
+        def work(part: Sequence[slice]) -> Tensor:
+            sums = torch.zeros(rows.shape[1], dtype=torch.float64, device=rows.device)
+            for piece in part:
+                cells = rows[piece].double() if about is None else (rows[piece].double() - about).square_()
+                sums += (cells if observed is None else torch.where(observed[piece], cells, 0.0)).sum(0)
+            return sums
+
+        pieces = slices(len(rows), piece_rows(2 * rows.shape[1]))
+        return sum_tensors(in_parallel(work, pieces, rows.device))
+
+    count = torch.full_like(rows[0], len(rows), dtype=torch.float64) if observed is None else observed.sum(0).double()
+    mean = summed(None) / count.clamp_min(1)
+    return mean, summed(mean) / count.clamp_min(1)
