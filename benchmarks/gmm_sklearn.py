@@ -69,6 +69,24 @@ def sklearn(case: dict[str, Any], iterations: int) -> dict[str, Any]:
     return {**out, "log_likelihood": float(recipe.score_samples(rows[:5000]).mean())}
 
 
+def limit(case: dict[str, Any], _iterations: int) -> dict[str, Any]:
+    """Seconds that one iteration's two products, eta T(x) and R T(x)^T, would take at this machine's best rate for large
+    square ones."""
+    import torch
+
+    d, k = case["d"], case["k"]
+    features = d * (d + 1) // 2 + d if case["covariance"] == "full" else 2 * d
+    a = torch.randn(2048, 2048, dtype=getattr(torch, case["dtype"]))
+    best = 1e9
+    for _ in range(10):
+        wall = time.perf_counter()
+        torch.mm(a, a)
+        best = min(best, time.perf_counter() - wall)
+    rate = 2 * 2048**3 / best
+    seconds = 4 * k * features * case["n"] / rate
+    return {"cpu": seconds * torch.get_num_threads(), "wall": seconds, "gigaflops": rate / 1e9}
+
+
 def main(peer_python: str, blocks: int = 3, threads: int = 2) -> None:
     """Both sides in their own processes; per-iteration time is (20 iterations - 1) / 19 for either."""
     from harness import Timing, in_process, paired, write
@@ -84,13 +102,16 @@ def main(peer_python: str, blocks: int = 3, threads: int = 2) -> None:
         found = paired(
             lambda: side(sys.executable, "ours"), lambda: side(peer_python, "sklearn"), blocks=blocks, warmup=False
         )
+        bound = in_process([sys.executable, __file__, "limit", name, "0"], threads)
+        found |= {"limit_wall": bound.wall, "times_limit": found["wall_a"] / bound.wall, **bound.extra}
+        print(name, {key: found[key] for key in ("ratio_wall", "ratio_cpu", "times_limit", "gigaflops")}, flush=True)
         rows.append({"case": f"GMM {name}, per iteration", **found})
     write("gmm_sklearn", rows, note=f"{threads} threads; (fit of 20 iterations - fit of 1) / 19, same start and floor.")
 
 
 if __name__ == "__main__":
     if len(sys.argv) == 4:
-        sides = {"ours": ours, "sklearn": sklearn}
+        sides = {"ours": ours, "sklearn": sklearn, "limit": limit}
         print(json.dumps(sides[sys.argv[1]](CASES[sys.argv[2]], int(sys.argv[3]))))
     else:
         main(str(Path(sys.argv[1])) if len(sys.argv) > 1 else sys.executable)
