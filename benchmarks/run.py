@@ -1,29 +1,45 @@
-"""All paired benchmarks: `python run.py [overhead] [gmm]`. Peers run in their own environment, made by `make peers`."""
+"""Paired benchmarks: `python run.py [overhead] [gmm] [hmm] [naive_bayes] [bayesian] [imputation]`, all without arguments.
+
+Peers run in their own environment, made by `make peers`.
+"""
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 
-import gmm_sklearn
-import trainer_overhead
+HERE = Path(__file__).resolve().parent
+PEER = HERE.parent / ".peers" / "bin" / "python"
 
-PEERS = Path(__file__).resolve().parent.parent / ".peers"
+CASES: dict[str, list[list[str]]] = {
+    "overhead": [[sys.executable, "trainer_overhead.py"]],
+    "gmm": [[sys.executable, "gmm_sklearn.py", str(PEER)]],
+    "hmm": [[sys.executable, "hmm_hmmlearn.py", str(PEER)]],
+    "naive_bayes": [[sys.executable, "naive_bayes_sklearn.py", str(PEER)]],
+    "bayesian": [
+        [sys.executable, "bayesian_sklearn.py", str(PEER)],
+        [sys.executable, "bayesian_sklearn.py", "small"],
+    ],
+    "imputation": [
+        [str(PEER) if part == "peers" else sys.executable, "imputation.py", name, part]
+        for name in ("letter", "casp")
+        for part in ("ours", "peers", "coverage")
+    ],
+}
 
 
 def main() -> None:
     """Run the cases named, or all."""
-    asked = sys.argv[1:] or ["overhead", "gmm"]
-    unknown = [name for name in asked if name not in ("overhead", "gmm")]
+    asked = sys.argv[1:] or list(CASES)
+    unknown = [name for name in asked if name not in CASES]
     if unknown:
-        sys.exit(f"no benchmark {', '.join(unknown)}: choose from overhead, gmm")
-    if "overhead" in asked:
-        trainer_overhead.main()
-    if "gmm" in asked:
-        peer = PEERS / "bin" / "python"
-        if not peer.exists():
-            sys.exit("the peers' environment is missing: run `make peers` first")
-        gmm_sklearn.main(str(peer))
+        sys.exit(f"no benchmark {', '.join(unknown)}: choose from {', '.join(CASES)}")
+    if not PEER.exists() and set(asked) != {"overhead"}:
+        sys.exit("the peers' environment is missing: run `make peers` first")
+    for name in asked:
+        for command in CASES[name]:
+            subprocess.run(command, cwd=HERE, check=True)
 
 
 if __name__ == "__main__":

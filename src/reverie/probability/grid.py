@@ -15,6 +15,7 @@ from reverie.probability.gaussian import DiagonalGaussian
 from reverie.rng import Noise
 
 _LOG_ROOT_2PI = 0.5 * math.log(2 * math.pi)
+_FEW_LEVELS = 1024
 
 
 class GridGaussian(DiagonalGaussian):
@@ -59,7 +60,15 @@ class GridGaussian(DiagonalGaussian):
         """Rows that have column j, its distinct values, and each row's number among them: a grid repeats, so the
         special functions are computed once per value."""
         seen = torch.arange(len(x), device=x.device) if observed is None else torch.nonzero(observed[:, j])[:, 0]
-        levels, which = torch.unique(x[seen, j].double(), return_inverse=True)
+        values = x[seen, j].double()
+        if len(values):
+            lowest = values.min()
+            places = ((values - lowest) / self.step[j]).round_().long()
+            count = int(places.max()) + 1
+            if count <= _FEW_LEVELS:  # counting is quicker than sorting, where no great gaps are counted too
+                levels = lowest + self.step[j] * torch.arange(count, device=x.device)
+                return seen, levels, places
+        levels, which = torch.unique(values, return_inverse=True)
         return seen, levels, which
 
     def _moments(self, levels: Tensor, j: int) -> tuple[Tensor, Tensor, Tensor]:
