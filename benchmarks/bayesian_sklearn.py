@@ -1,5 +1,5 @@
 """BayesianGaussianMixture against scikit-learn's: 50 components on 8 clusters, n = 50,000, d = 16. Time to the end of
-either fit, both posteriors judged by the same bound, clusters found, adjusted Rand index.
+either fit, clusters found, adjusted Rand index; and with the peer's prior, both posteriors judged by the same bound.
 
 `bayesian_sklearn.py small` fits 100 rows: test nats of the posterior predictive, of the same posterior's plug-in, and of
 an EM mixture with its number of components by BIC, into results/bayesian_small.json.
@@ -21,6 +21,8 @@ from typing import Any
 import numpy as np
 
 N, WIDTH, CLUSTERS, MOST = 50_000, 16, 8, 50
+PEER_SHARE = 1 / WIDTH
+"""The peer's prior: its covariance_prior is the inverse scale W^-1 itself, the expected covariance times d degrees."""
 
 
 def data(seed: int, n: int = N) -> tuple[np.ndarray, np.ndarray]:
@@ -32,12 +34,12 @@ def data(seed: int, n: int = N) -> tuple[np.ndarray, np.ndarray]:
     return means[label] + np.einsum("nij,nj->ni", roots[label], rng.normal(size=(n, WIDTH))), label
 
 
-def ours(seed: int, stepwise: bool) -> dict[str, Any]:
+def ours(seed: int, stepwise: bool = False, share: float = 0.5) -> dict[str, Any]:
     import reverie as rv
     from reverie.models.bayesian_mixture import effective_components
 
     rows, label = data(seed)
-    recipe = rv.BayesianGaussianMixture(components=MOST, stepwise=stepwise, share=1.0)  # the peer's prior
+    recipe = rv.BayesianGaussianMixture(components=MOST, stepwise=stepwise, share=share)
     cpu, wall = time.process_time(), time.perf_counter()
     model = recipe.fit(rows, seed=seed, progress=False, batch_size=2000 if stepwise else 65536)
     out: dict[str, Any] = {"cpu": time.process_time() - cpu, "wall": time.perf_counter() - wall}
@@ -67,7 +69,7 @@ def peer_bound(seed: int, path: str) -> dict[str, Any]:
     import reverie as rv
 
     rows, _ = data(seed)
-    model = rv.BayesianGaussianMixture(components=MOST, share=1.0).fit(rows, epochs=1, progress=False)
+    model = rv.BayesianGaussianMixture(components=MOST, share=PEER_SHARE).fit(rows, epochs=1, progress=False)
     network, found = model.network, np.load(path)
     members, law = network.components, network.weights
     offset, scale = model.codec.affine
@@ -149,7 +151,9 @@ def main(peer_python: str, seeds: int = 20, peer_seeds: int = 3, threads: int = 
     with tempfile.TemporaryDirectory() as folder:
         for seed in range(seeds):
             row: dict[str, Any] = {"seed": seed}
-            for which in ("ours", "stepwise"):
+            for which in ("ours", "stepwise", "ours_peer_prior", "stepwise_peer_prior")[
+                : 4 if seed < peer_seeds else 2
+            ]:
                 found = in_process([sys.executable, __file__, which, str(seed), "-"], threads)
                 row[which] = {"cpu": found.cpu, "wall": found.wall, **found.extra}
             if seed < peer_seeds:
@@ -169,8 +173,10 @@ if __name__ == "__main__":
     if len(sys.argv) == 4:
         which, seed, path = sys.argv[1], int(sys.argv[2]), sys.argv[3]
         side = {
-            "ours": lambda: ours(seed, False),
-            "stepwise": lambda: ours(seed, True),
+            "ours": lambda: ours(seed),
+            "stepwise": lambda: ours(seed, stepwise=True),
+            "ours_peer_prior": lambda: ours(seed, share=PEER_SHARE),
+            "stepwise_peer_prior": lambda: ours(seed, stepwise=True, share=PEER_SHARE),
             "sklearn": lambda: sklearn(seed, path),
             "bound": lambda: peer_bound(seed, path),
         }[which]

@@ -56,7 +56,7 @@ _RESCUES = 10
 _PROPOSALS = 64
 """Changes to try at once at first; fewer after each failure."""
 _DICTS = ("_carried", "_running", "_pending", "_kept", "_running_kept")
-_SCALARS = ("_total", "_step", "_best", "_waited", "_hidden", "_rescues", "_most", "_tried")
+_SCALARS = ("_total", "_step", "_best", "_waited", "_hidden", "_rescues", "_most", "_tried", "_asked")
 _TALLIES = ("log_likelihood", "rows", "hidden")
 
 
@@ -91,6 +91,7 @@ class ExpectationMaximisation(Learner):
         self._rescues = _RESCUES
         self._most = _PROPOSALS
         self._tried = False
+        self._asked = False
         self._pending: Sums = {}
         self._kept: Sums = {}
         self._running_kept: Sums = {}
@@ -157,11 +158,15 @@ class ExpectationMaximisation(Learner):
             # With a memory no member is dead for having no rows in this pass: those remembered are its own.
             if self._rescues and not self._carried and self._ask("rescue", False, sums):
                 self._rescues -= 1
-            self._propose(move(sums))
-        elif kept:
-            self._propose(self._running)
+            current = move(sums)
+        else:
+            current = self._running
         self._waited = 0 if value > self._best + self._tol else self._waited + 1
         self._best = max(self._best, value) if self._waited == 0 else self._best
+        if kept:
+            if self._waited >= _PATIENCE and not self._asked:
+                self._most, self._asked = 1, True  # once more before the end: early changes fail while much still moves
+            self._propose(current)
         world = self._run.world
         if self._hidden == 0:  # the parameters came from counting; no density was computed on the way
             return {}
@@ -189,6 +194,7 @@ class ExpectationMaximisation(Learner):
             return True
         self._tried = False
         if value > self._best:
+            self._asked = False
             return True
         self.network.load_state_dict(self._kept)
         self._running, self._most = self._running_kept, self._most // 4
@@ -204,7 +210,7 @@ class ExpectationMaximisation(Learner):
 
     @property
     def finished(self) -> bool:
-        still = self._waited >= _PATIENCE and not self._tried and not self._pending
+        still = self._waited >= _PATIENCE and self._asked and not self._tried and not self._pending
         return self._hidden == 0 or (self._tol > 0 and still)
 
     def state(self) -> State:
