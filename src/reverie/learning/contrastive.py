@@ -26,7 +26,7 @@ class HasStatistics(Protocol):
     def gradient(self, positive: dict[str, Tensor], negative: dict[str, Tensor]) -> dict[nn.Parameter, Tensor]: ...
     def gibbs(self, v: Tensor, sweeps: int, noise: Noise) -> Tensor: ...
     def fantasy(self, noise: Noise) -> Tensor: ...
-    def start(self, mean: Tensor) -> None: ...
+    def start(self, mean: Tensor, variance: Tensor) -> None: ...
 
 
 class ContrastiveDivergence(Learner):
@@ -49,9 +49,13 @@ class ContrastiveDivergence(Learner):
         for batch in batches():
             v = batch.x.flatten(1).double()
             weight = torch.ones(len(v), 1) if batch.weight is None else batch.weight[:, None].double()
-            sums.append(torch.cat([(v * weight.to(v.device)).sum(0), weight.sum()[None].to(v.device)]))
-        total = torch.stack(sums).sum(0)
-        self.network.start(total[:-1] / total[-1])  # type: ignore[operator]
+            weighted = v * weight.to(v.device)
+            sums.append(
+                torch.stack([weighted.sum(0), (weighted * v).sum(0), weight.sum().to(v.device).expand(v.shape[1])])
+            )
+        first, second, count = torch.stack(sums).sum(0)
+        mean = first / count
+        self.network.start(mean, (second / count - mean.square()).clamp_min(0))  # type: ignore[operator]
 
     @torch.no_grad()
     def step(self, batch: Batch) -> Metrics:

@@ -1,6 +1,8 @@
-"""Restricted Boltzmann machine (Smolensky 1986; Hinton 2002): binary units in two layers.
+"""Restricted Boltzmann machine (Smolensky 1986; Hinton 2002): two layers of units, connected with each other only.
 
-E(v, h) = -b.v - c.h - v W h,   p(v) = sum_h exp(-E(v, h)) / Z,   F(v) = -b.v - sum_j softplus(c_j + (v W)_j).
+E(v, h) = U(v) + U(h) - b.v - c.h - v W h,   p(v) = sum_h exp(-E(v, h)) / Z,   F(v) = U(v) - b.v - A(c + v W),
+
+with U and A the layers' own energy and log-partition (`probability.units`): for bits U = 0 and A = sum softplus.
 
 Learned by (persistent) contrastive divergence with closed-form gradients and centring (Melchior, Fischer & Wiskott 2016).
 log Z is exact when a layer has at most 20 units, else annealed importance sampling (Salakhutdinov & Murray 2008) paired
@@ -10,11 +12,11 @@ with its reverse.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 from typing import Any, ClassVar, Literal
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -29,21 +31,27 @@ from reverie.learning.descent import Descent, ScheduleName
 from reverie.learning.phases import Phase
 from reverie.learning.run import Run
 from reverie.model import Model
+from reverie.probability.units import Bernoulli, Categorical, Gaussian, SideBySide, Units, units
 from reverie.rng import Noise, RowNoise, stream
 
 EXACT_UNITS = 20
-"""The smaller layer is enumerated up to this many units."""
+"""A layer is enumerated up to as many states as this many bits have."""
 
 
 @recipe
 class RBM(Estimator):
-    """Binary restricted Boltzmann machine, for yes/no columns and binarised images."""
+    """Restricted Boltzmann machine, for yes/no columns and binarised images, or tables of mixed columns."""
 
     family: ClassVar[str] = "rbm"
     defaults: ClassVar[dict[str, Any]] = {"epochs": 50, "batch_size": 100, "ema": 0.999}
 
     hidden: int = Field(default=128, ge=1)
     """Hidden units."""
+    units: Literal["bernoulli", "spin", "relu", "gaussian"] = "bernoulli"
+    """What the hidden units are: bits, spins, numbers from 0 on, or numbers."""
+    visible: Literal["binary", "mixed"] = "binary"
+    """What the visible units are: bits; or bits for yes/no columns, softmax units for categories and Gaussian ones of
+    learned variance for numbers; many numbers want a smaller learning rate."""
     sweeps: int = Field(default=1, ge=1)
     """Gibbs sweeps per update (the k of CD-k and PCD-k)."""
     chains: int = Field(default=200, ge=0)
@@ -62,6 +70,16 @@ class RBM(Estimator):
     """Grey levels become bits by a draw anew for every batch, or by a threshold at one half."""
 
     def wants(self, schema: Schema) -> Wants:
+        if self.visible == "mixed":
+            return Wants(
+                family=self.family,
+                kinds=frozenset({"boolean", "integer", "number", "datetime", "category", "image"}),
+                discrete="dequantise",
+                images="dequantise",
+                missing="refuse",
+                mixed=False,
+                flat=True,
+            )
         return Wants(
             family=self.family,
             kinds=frozenset({"boolean", "integer", "image"}),
@@ -73,7 +91,8 @@ class RBM(Estimator):
         )
 
     def build(self, space: Space) -> RBMNetwork:
-        return RBMNetwork(space.width, self.hidden, centring=self.centring, pictures=space.grid is not None)
+        layer = units(self.units, self.hidden, learn_variance=False)
+        return RBMNetwork(_visible(space), layer, centring=self.centring, pictures=space.grid is not None)
 
     def phases(self, network: nn.Module, run: Run, *, fresh: bool) -> list[Phase]:
         assert isinstance(network, RBMNetwork)
@@ -94,8 +113,24 @@ class RBM(Estimator):
         return [Phase("train", learner)]
 
 
+def _visible(space: Space) -> Units:
+    """One layer of units for every run of columns alike."""
+    layers: list[Units] = []
+    for kind, run in itertools.groupby(
+        space.blocks, key=lambda block: (block.kind, block.kind == "category" and block.width)
+    ):
+        blocks = list(run)
+        width = sum(block.width for block in blocks)
+        if kind[0] == "category":
+            layers.append(Categorical(len(blocks), blocks[0].width))
+        else:
+            layers.append(Gaussian(width) if kind[0] == "real" else Bernoulli(width))
+    return layers[0] if len(layers) == 1 else SideBySide(layers)
+
+
 class RBMNetwork(nn.Module):
-    """W (visible, hidden), b (visible,), c (hidden,), the centring offsets, and the cached log Z with its stamp."""
+    """Two layers of units (a number means so many bits), W (visible, hidden), b (visible,), c (hidden,), the centring
+    offsets, and the cached log Z with its stamp."""
 
     v_offset: Tensor
     h_offset: Tensor
@@ -103,15 +138,20 @@ class RBMNetwork(nn.Module):
     _partition: Tensor
     _stamp: Tensor
 
-    def __init__(self, visible: int, hidden: int, *, centring: float = 0.0, pictures: bool = False) -> None:
+    def __init__(
+        self, visible: int | Units, hidden: int | Units, *, centring: float = 0.0, pictures: bool = False
+    ) -> None:
         super().__init__()
-        self.code_width = hidden
-        self.W = nn.Parameter(0.01 * torch.randn(visible, hidden))
-        self.b = nn.Parameter(torch.zeros(visible))
-        self.c = nn.Parameter(torch.zeros(hidden))
-        self.register_buffer("v_offset", torch.zeros(visible))
-        self.register_buffer("h_offset", torch.zeros(hidden))
-        self.register_buffer("base", torch.zeros(visible))
+        self.visible = Bernoulli(visible) if isinstance(visible, int) else visible
+        self.hidden = Bernoulli(hidden) if isinstance(hidden, int) else hidden
+        v, h = self.visible.width, self.hidden.width
+        self.code_width = h
+        self.W = nn.Parameter(0.01 * torch.randn(v, h))
+        self.b = nn.Parameter(torch.zeros(v))
+        self.c = nn.Parameter(torch.zeros(h))
+        self.register_buffer("v_offset", torch.zeros(v))
+        self.register_buffer("h_offset", torch.zeros(h))
+        self.register_buffer("base", torch.zeros(v))
         # method (0 none, 1 exact, 2 AIS), log Z, standard error, log Z backwards, its standard error
         self.register_buffer("_partition", torch.zeros(5, dtype=torch.float64))
         self.register_buffer("_stamp", torch.zeros(32, dtype=torch.uint8))
@@ -121,44 +161,60 @@ class RBMNetwork(nn.Module):
 
     # ------------------------------------------------------------------ conditionals
 
+    def hidden_field(self, v: Tensor) -> Tensor:
+        """c + v W, (n, hidden)."""
+        return torch.addmm(self.c, v, self.W)
+
+    def visible_field(self, h: Tensor) -> Tensor:
+        """b + W h, (n, visible)."""
+        return torch.addmm(self.b, h, self.W.t())
+
     def hidden_given(self, v: Tensor) -> Tensor:
-        """p(h_j = 1 | v), (n, hidden)."""
-        return torch.sigmoid(torch.addmm(self.c, v, self.W))
+        """E[h | v], for bits p(h_j = 1 | v), (n, hidden)."""
+        return self.hidden.mean(self.hidden_field(v))
 
     def visible_given(self, h: Tensor) -> Tensor:
-        """p(v_i = 1 | h), (n, visible)."""
-        return torch.sigmoid(torch.addmm(self.b, h, self.W.t()))
+        """E[v | h], for bits p(v_i = 1 | h), (n, visible)."""
+        return self.visible.mean(self.visible_field(h))
 
     def free_energy(self, v: Tensor) -> Tensor:
         """F(v), (n,) nats."""
-        return -(v @ self.b) - F.softplus(torch.addmm(self.c, v, self.W)).sum(1)
+        linear = v @ self.b + self.hidden.log_partition(self.hidden_field(v))
+        own = self.visible.energy(v)
+        return -linear if own is None else own - linear
+
+    def up(self, v: Tensor, noise: Noise) -> Tensor:
+        """h ~ p(h | v), (n, hidden)."""
+        return self.hidden.sample(self.hidden_field(v), noise)
 
     def gibbs(self, v: Tensor, sweeps: int, noise: Noise) -> Tensor:
         """`sweeps` of block Gibbs sampling h | v, v | h from v."""
         for _ in range(sweeps):
-            v = noise.bernoulli(self.visible_given(noise.bernoulli(self.hidden_given(v))))
+            v = self.visible.sample(self.visible_field(self.up(v, noise)), noise)
         return v
 
     # ------------------------------------------------------------------ learning
 
-    def start(self, mean: Tensor) -> None:
-        """Visible biases from the data mean (n,): b = logit(mean), clipped; offsets likewise (Hinton 2012, section 8)."""
-        mean = mean.to(self.b).clamp(0.001, 0.999)
-        self.base.copy_(torch.logit(mean))
+    def start(self, mean: Tensor, variance: Tensor) -> None:
+        """Visible biases at which independent units have the data's mean (visible,), for bits logit(mean), clipped;
+        their own variances; offsets likewise (Hinton 2012, section 8)."""
+        mean, variance = mean.to(self.b), variance.to(self.b)
         if not self.fresh:
+            self.base.copy_(self.visible.field_of(mean))
             return
         with torch.no_grad():
+            self.base.copy_(self.visible.start(mean, variance))
             self.b.copy_(self.base)
             if self._centring:
-                self.v_offset.copy_(mean)
-                self.h_offset.fill_(0.5)
+                self.v_offset.copy_(self.visible.mean(self.base[None])[0])
+                self.h_offset.copy_(self.hidden.mean(self.c[None])[0])
 
     def fantasy(self, noise: Noise) -> Tensor:
-        """Starting states of chains: independent draws from the visible biases' rates."""
-        return noise.bernoulli(torch.sigmoid(self.base).expand(noise.rows, -1))
+        """Starting states of chains: independent draws at the data's means."""
+        return self.visible.sample(self.base.expand(noise.rows, -1), noise)
 
     def statistics(self, v: Tensor, weight: Tensor | None) -> dict[str, Tensor]:
-        """Sums over rows of v h^T, v, h (h as probabilities) and F(v)."""
+        """Sums over rows of v h^T, v, h (h as its mean), F(v), and what the visible units learn of themselves."""
         h = self.hidden_given(v)
         weighted = v if weight is None else v * weight[:, None].to(v.dtype)
         scaled = h if weight is None else h * weight[:, None].to(v.dtype)
@@ -168,6 +224,7 @@ class RBMNetwork(nn.Module):
             "v": weighted.sum(0),
             "h": scaled.sum(0),
             "free_energy": (free if weight is None else free * weight.to(free.dtype)).sum(),
+            **{f"own {number}": value for number, value in enumerate(self.visible.learned(v, weight).values())},
         }
 
     def gradient(self, positive: dict[str, Tensor], negative: dict[str, Tensor]) -> dict[nn.Parameter, Tensor]:
@@ -185,7 +242,11 @@ class RBMNetwork(nn.Module):
             dw = dw - torch.outer(m, dh) - torch.outer(dv, self.h_offset)
             # A step on the centred W moves the plain biases too.
             dv, dh = dv - dw @ self.h_offset, dh - m @ dw
-        return {self.W: dw + self.weight_decay * self.W, self.b: dv, self.c: dh}
+        own = {
+            parameter: negative[f"own {number}"] - positive[f"own {number}"]
+            for number, parameter in enumerate(self.visible.parameters())
+        }
+        return {self.W: dw + self.weight_decay * self.W, self.b: dv, self.c: dh, **own}
 
     def reconstruction(self, v: Tensor) -> Tensor:
         """The mean-field round trip v -> h -> v."""
@@ -196,33 +257,45 @@ class RBMNetwork(nn.Module):
     @property
     def likelihood(self) -> str:
         """ "exact" when a layer can be enumerated, else "estimate"."""
-        return "exact" if min(self.W.shape) <= EXACT_UNITS else "estimate"
+        return "estimate" if self._listed() is None else "exact"
+
+    def _listed(self) -> Units | None:
+        """The layer with fewer joint states, where they can be listed; None where neither's can."""
+        found = [layer for layer in (self.hidden, self.visible) if layer.states is not None]
+        layer = min(found, key=_bits, default=None)
+        return layer if layer is not None and _bits(layer) <= EXACT_UNITS + 1e-9 else None
 
     def stamp(self) -> Tensor:
         """SHA-256 of the parameters, which ties a cached log Z to them."""
         digest = hashlib.sha256()
-        for parameter in (self.W, self.b, self.c):
+        for parameter in self.parameters():
             digest.update(parameter.detach().cpu().contiguous().numpy().tobytes())
         return torch.frombuffer(bytearray(digest.digest()), dtype=torch.uint8)
 
+    @torch.no_grad()
     def exact_log_partition(self) -> float:
-        """log Z by summing the larger layer out and enumerating the smaller in blocks, in float64."""
+        """log Z by summing one layer out and listing the states of the other in blocks, in float64."""
+        listed = self._listed()
+        if listed is None:
+            fewest = min(
+                (layer.count for layer in (self.visible, self.hidden) if layer.states is not None), default=None
+            )
+            what = "both layers hold numbers" if fewest is None else f"the smaller layer has {fewest}"
+            raise Unsupported(f"exact log Z enumerates at most {EXACT_UNITS} units; {what}")
         W, b, c = self.W.double(), self.b.double(), self.c.double()
-        if W.shape[0] < W.shape[1]:
-            W, b, c = W.t(), c, b
-        units = W.shape[1]  # enumerate these; b is the bias of the summed layer, c theirs
-        if units > EXACT_UNITS:
-            raise Unsupported(f"exact log Z enumerates at most {EXACT_UNITS} units; the smaller layer has {units}")
-        low = min(units, 10)
-        bits = (torch.arange(2**low, device=W.device)[:, None] >> torch.arange(low, device=W.device)) & 1
-        low_bits = bits.double()
-        low_field, low_bias = low_bits @ W[:, :low].t(), low_bits @ c[:low]
+        other = self.visible
+        if listed is self.visible:
+            W, b, c, other = W.t(), c, b, self.hidden
+        assert listed.states is not None
+        total_states = listed.states**listed.count
+        block = min(listed.states ** min(listed.count, int(10 / math.log2(listed.states))), total_states)
+        low = listed.enumerate(0, block).to(W.device)
+        low_field, low_bias = low @ W.t() + b, low @ c
         total = torch.tensor(-math.inf, dtype=torch.float64, device=W.device)
-        for high in range(2 ** (units - low)):
-            # one addition per block instead of a product: the high units are fixed in it
-            on = torch.tensor([(high >> k) & 1 for k in range(units - low)], dtype=torch.float64, device=W.device)
-            field = low_field + (b + W[:, low:] @ on)
-            terms = F.softplus(field).sum(1) + low_bias + on @ c[low:]
+        for start in range(0, total_states, block):
+            # one addition per block instead of a product: only units beyond the block's differ from its first state's
+            more = listed.enumerate(start, start + 1)[0].to(W.device) - low[0]
+            terms = other.log_partition(low_field + W @ more) + low_bias + more @ c
             total = torch.logaddexp(total, torch.logsumexp(terms, 0))
         return float(total)
 
@@ -231,24 +304,27 @@ class RBMNetwork(nn.Module):
     ) -> dict[str, float]:
         """log Z by AIS from the base-rate model, and backwards from long chains.
 
-        The path is F_beta(v) = -(1-beta) a.v - beta b.v - sum_j softplus(beta (c_j + (vW)_j)) with a the data's base
-        rates (Salakhutdinov & Murray 2008, eq. 15). Backward chains start at the data's base rates and run `burn_in`
-        sweeps at beta = 1 first.
+        The path is F_beta(v) = U(v) - (1-beta) a.v - beta b.v - A(beta (c + vW)) with a the fields of the data's means
+        (Salakhutdinov & Murray 2008, eq. 15). Backward chains start at the data's means and run `burn_in` sweeps at
+        beta = 1 first.
         """
         betas = ladder(temperatures)
         base, W = self.base.to(self.W.dtype), self.W
-        log_base = float(F.softplus(base.double()).sum()) + W.shape[1] * math.log(2)
+        nothing = torch.zeros(1, self.hidden.width, dtype=torch.float64, device=W.device)
+        log_base = float(self.visible.log_partition(base.double()[None]) + self.hidden.log_partition(nothing))
         noise = RowNoise(stream(seed, "ais"), chains, device=W.device, dtype=W.dtype)
 
         shift = self.b - base
 
         def move(v: Tensor, a: float, b: float, last: bool) -> tuple[Tensor, Tensor]:
             field = torch.addmm(self.c, v, W)
-            gain = (b - a) * (v @ shift) + (F.softplus(b * field) - F.softplus(a * field)).sum(1)
+            scaled = b * field
+            gain = (b - a) * (v @ shift) + (self.hidden.log_partition(scaled) - self.hidden.log_partition(a * field))
             if last:
                 return gain, v
-            h = noise.bernoulli(torch.sigmoid_(b * field))
-            return gain, noise.bernoulli(torch.sigmoid_(torch.addmm((1 - b) * base + b * self.b, h, W.t(), alpha=b)))
+            h = self.hidden.sample(scaled, noise)
+            down = torch.addmm((1 - b) * base + b * self.b, h, W.t(), alpha=b)
+            return gain, self.visible.sample(down, noise)
 
         forward = summarise(anneal(self.fantasy(noise), betas, move))
         state = self.gibbs(self.fantasy(noise), burn_in, noise)
@@ -301,7 +377,9 @@ class RBMNetwork(nn.Module):
         """The free energy F(v) in float64, (n,)."""
         x = x.double()
         fields = torch.addmm(self.c.double(), x, self.W.double())
-        return -(x @ self.b.double()) - F.softplus(fields).sum(1)
+        linear = x @ self.b.double() + self.hidden.log_partition(fields)
+        own = self.visible.energy(x)
+        return -linear if own is None else own - linear
 
     def sample(self, noise: Noise, y: Tensor | None, *, sweeps: int = 500, mean: bool | None = None) -> Tensor:
         """Chains from the data's base rates after `sweeps` of Gibbs sampling; with mean=True the last visible
@@ -310,29 +388,39 @@ class RBMNetwork(nn.Module):
         if isinstance(sweeps, bool) or not isinstance(sweeps, int) or sweeps < 1:
             raise InvalidOption(f"sweeps: expected a whole number of at least 1, got {sweeps!r}")
         v = self.gibbs(self.fantasy(noise), sweeps - 1, noise)
-        probability = self.visible_given(noise.bernoulli(self.hidden_given(v)))
-        return probability if (self._pictures if mean is None else mean) else noise.bernoulli(probability)
+        field = self.visible_field(self.up(v, noise))
+        return (
+            self.visible.mean(field)
+            if (self._pictures if mean is None else mean)
+            else self.visible.sample(field, noise)
+        )
 
     def encode(self, x: Tensor, observed: Tensor | None, y: Tensor | None) -> Tensor:
-        """p(h = 1 | v), (n, hidden)."""
+        """E[h | v], for bits p(h = 1 | v), (n, hidden)."""
         return self.hidden_given(x)
 
     def decode(self, z: Tensor, y: Tensor | None) -> Tensor:
-        """p(v = 1 | h), (n, visible)."""
+        """E[v | h], for bits p(v = 1 | h), (n, visible)."""
         return self.visible_given(z)
 
     def conditional(
         self, x: Tensor, observed: Tensor, y: Tensor | None, noise: Noise, *, mean: bool, sweeps: int = 200
     ) -> Tensor:
-        """Clamped Gibbs sampling of the missing units; `mean` averages their probabilities over the second half."""
-        v = torch.where(observed, x, noise.bernoulli(torch.sigmoid(self.base).expand(len(x), -1)))
+        """Clamped Gibbs sampling of the missing units; `mean` averages their means over the second half."""
+        v = torch.where(observed, x, self.visible.sample(self.base.expand(len(x), -1), noise))
         total = torch.zeros_like(v)
         for sweep in range(sweeps):
-            probability = self.visible_given(noise.bernoulli(self.hidden_given(v)))
-            v = torch.where(observed, x, noise.bernoulli(probability))
-            if sweep >= sweeps // 2:
-                total += probability
+            field = self.visible_field(self.up(v, noise))
+            v = torch.where(observed, x, self.visible.sample(field, noise))
+            if mean and sweep >= sweeps // 2:
+                total += self.visible.mean(field)
         return torch.where(observed, x, total / (sweeps - sweeps // 2)) if mean else v
+
+
+def _bits(layer: Units) -> float:
+    """Binary digits that the joint states of a layer need."""
+    assert layer.states is not None
+    return layer.count * math.log2(layer.states)
 
 
 def log_partition(

@@ -157,9 +157,14 @@ class Categorical(Units):
 class Gaussian(Units):
     """Numbers with U = x^2 / (2 v), v learned: x | f ~ N(v f, v), A = sum (v f^2 + log(2 pi v)) / 2."""
 
+    log_variance: Tensor
+
     def __init__(self, width: int, *, learn_variance: bool = True) -> None:
         super().__init__(width)
-        self.log_variance = nn.Parameter(torch.zeros(width), requires_grad=learn_variance)
+        if learn_variance:
+            self.log_variance = nn.Parameter(torch.zeros(width))
+        else:
+            self.register_buffer("log_variance", torch.zeros(width))
 
     @property
     def variance(self) -> Tensor:
@@ -189,7 +194,7 @@ class Gaussian(Units):
 
     def learned(self, x: Tensor, weight: Tensor | None) -> dict[nn.Parameter, Tensor]:
         """Sums of x^2 / (2 v), which is -dU / d log v."""
-        if not self.log_variance.requires_grad:
+        if not isinstance(self.log_variance, nn.Parameter):
             return {}
         squares = x.square() if weight is None else x.square() * weight[:, None].to(x.dtype)
         return {self.log_variance: 0.5 * squares.sum(0) / self.variance.to(x.dtype)}
@@ -274,9 +279,11 @@ class SideBySide(Units):
         return {key: value for part, own in self._cut(x) for key, value in part.learned(own, weight).items()}
 
 
-def units(kind: Kind, count: int, levels: int = 2) -> Units:
+def units(kind: Kind, count: int, levels: int = 2, *, learn_variance: bool = True) -> Units:
     """`count` units of that kind."""
     if kind == "categorical":
         return Categorical(count, levels)
-    kinds: dict[str, type[Units]] = {"bernoulli": Bernoulli, "spin": Spin, "gaussian": Gaussian, "relu": ReLU}
+    if kind == "gaussian":
+        return Gaussian(count, learn_variance=learn_variance)
+    kinds: dict[str, type[Units]] = {"bernoulli": Bernoulli, "spin": Spin, "relu": ReLU}
     return kinds[kind](count)
