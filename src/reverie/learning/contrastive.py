@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -18,15 +18,25 @@ from reverie.rng import Noise
 class HasStatistics(Protocol):
     """A network that contrastive divergence can train.
 
-    `statistics(v, weight)` sums sufficient statistics over rows; `gradient(positive, negative)` turns two sets of means into
-    the gradient of -log p for each parameter (and may move centring offsets); `gibbs(v, sweeps, noise)` runs chains.
+    `hidden_field(v)` is what acts on the hidden units; `statistics(v, weight, field)` sums sufficient statistics over rows;
+    `gradient(positive, negative)` turns two sets of means (which it may use up) into the gradient of -log p for each
+    parameter, and may move centring offsets; `chains(noise)` are hidden states to start from, and `advance(h, sweeps,
+    noise)` runs them: the last (v, field of the hidden units), and the new h. `signs(v, field)` are the error of the
+    mean-field round trip and the free energy of every row.
     """
 
-    def statistics(self, v: Tensor, weight: Tensor | None) -> dict[str, Tensor]: ...
+    def hidden_field(self, v: Tensor) -> Tensor: ...
+    def statistics(self, v: Tensor, weight: Tensor | None, field: Tensor | None = None) -> dict[str, Tensor]: ...
     def gradient(self, positive: dict[str, Tensor], negative: dict[str, Tensor]) -> dict[nn.Parameter, Tensor]: ...
-    def gibbs(self, v: Tensor, sweeps: int, noise: Noise) -> Tensor: ...
-    def fantasy(self, noise: Noise) -> Tensor: ...
+    def up(self, v: Tensor, noise: Noise, field: Tensor | None = None) -> Tensor: ...
+    def chains(self, noise: Noise) -> Tensor: ...
+    def advance(self, h: Tensor, sweeps: int, noise: Noise) -> tuple[Tensor, Tensor, Tensor]: ...
+    def signs(self, v: Tensor, field: Tensor) -> tuple[Tensor, Tensor]: ...
     def start(self, mean: Tensor, variance: Tensor) -> None: ...
+
+
+_WATCHED = 10
+"""Signs of life are computed for every tenth row: for all of them they would cost as much as half an update."""
 
 
 class ContrastiveDivergence(Learner):
@@ -34,7 +44,8 @@ class ContrastiveDivergence(Learner):
     batch (CD-k, `chains` = 0) or from `chains` persistent ones (PCD-k).
 
     The chains are counted over all processes, each of which runs rows rank::world of them; their number does not
-    depend on the batch, so a ragged last batch cannot reset them.
+    depend on the batch, so a ragged last batch cannot reset them. Their state is that of the hidden units: the visible
+    ones are drawn anew from it, so an update takes five matrix products and no sixth.
     """
 
     validates = True
@@ -59,35 +70,41 @@ class ContrastiveDivergence(Learner):
 
     @torch.no_grad()
     def step(self, batch: Batch) -> Metrics:
-        network, run = self.network, self._run
-        v = batch.x.flatten(1)
+        network: Any = self.network
+        run, v = self._run, batch.x.flatten(1)
+        field = network.hidden_field(v)
         if self._count == 0:
-            model, rows = network.gibbs(v, self._sweeps, run.noise(batch.rows, v.dtype)), batch.rows  # type: ignore[operator]
+            rows, noise = batch.rows, run.noise(batch.rows, v.dtype)
+            h = network.up(v, noise, field)
         else:
-            noise = run.noise(self._count, v.dtype)
-            if self._chains is None:
-                self._chains = network.fantasy(noise)  # type: ignore[operator]
-            model, rows = network.gibbs(self._chains, self._sweeps, noise), self._count  # type: ignore[operator]
-            self._chains = model
-        positive: dict[str, Tensor] = network.statistics(v, batch.weight)  # type: ignore[operator]
-        negative: dict[str, Tensor] = network.statistics(model, None)  # type: ignore[operator]
+            rows, noise = self._count, run.noise(self._count, v.dtype)
+            h = network.chains(noise) if self._chains is None else self._chains
+        fantasy, fantasy_field, h = network.advance(h, self._sweeps, noise)
+        if self._count:
+            self._chains = h
+        positive: dict[str, Tensor] = network.statistics(v, batch.weight, field)
+        negative: dict[str, Tensor] = network.statistics(fantasy, None, fantasy_field)
         seen = torch.as_tensor(float(len(v)) if batch.weight is None else batch.weight.sum(), device=v.device)
         run.sum_all([*positive.values(), *negative.values(), seen])
-        positive = {name: value / seen.to(value.dtype) for name, value in positive.items()}
-        negative = {name: value / rows for name, value in negative.items()}
-        self._descent.apply(network.gradient(positive, negative))  # type: ignore[operator]
-        # The mean-field reconstruction error is a sign of life, not an objective.
-        error = (network.reconstruction(v) - v).square_().sum() / batch.rows  # type: ignore[operator]
-        gap = (positive["free_energy"] - negative["free_energy"]) / run.world
-        return {"reconstruction": error, "free_energy_gap": gap}
+        for value in positive.values():
+            value.div_(seen)
+        for value in negative.values():
+            value.div_(rows)
+        error, energy = network.signs(v[::_WATCHED], field[::_WATCHED])
+        _, fantasy_energy = network.signs(fantasy[::_WATCHED], fantasy_field[::_WATCHED])
+        self._descent.apply(network.gradient(positive, negative))
+        return {
+            "reconstruction": error.mean() / run.world,
+            "free_energy_gap": (energy.mean() - fantasy_energy.mean()) / run.world,
+        }
 
     @torch.no_grad()
     def validate(self, batch: Batch, noise: Noise) -> Metrics:
         """Reconstruction error and free energy of held-out rows. Z cancels from the free energy's difference to the
         training rows', which grows when the machine overfits; it is no objective by itself (Hinton 2012, section 6)."""
         v = batch.x.flatten(1)
-        error = (self.network.reconstruction(v) - v).square().sum() / batch.rows  # type: ignore[operator]
-        return {"reconstruction": error, "free_energy": self.network.free_energy(v).sum() / batch.rows}  # type: ignore[operator]
+        error, energy = self.network.signs(v, self.network.hidden_field(v))  # type: ignore[operator]
+        return {"reconstruction": error.sum() / batch.rows, "free_energy": energy.sum() / batch.rows}
 
     def state(self) -> State:
         chains = None if self._chains is None else self._run.gather_rows(self._chains, self._count)

@@ -177,15 +177,24 @@ class RBMNetwork(nn.Module):
         """E[v | h], for bits p(v_i = 1 | h), (n, visible)."""
         return self.visible.mean(self.visible_field(h))
 
-    def free_energy(self, v: Tensor) -> Tensor:
-        """F(v), (n,) nats."""
-        linear = v @ self.b + self.hidden.log_partition(self.hidden_field(v))
+    def free_energy(self, v: Tensor, field: Tensor | None = None) -> Tensor:
+        """F(v), (n,) nats; `field` is the hidden units' where it is known already."""
+        linear = v @ self.b + self.hidden.log_partition(self.hidden_field(v) if field is None else field)
         own = self.visible.energy(v)
         return -linear if own is None else own - linear
 
-    def up(self, v: Tensor, noise: Noise) -> Tensor:
+    def up(self, v: Tensor, noise: Noise, field: Tensor | None = None) -> Tensor:
         """h ~ p(h | v), (n, hidden)."""
-        return self.hidden.sample(self.hidden_field(v), noise)
+        return self.hidden.sample(self.hidden_field(v) if field is None else field, noise)
+
+    def advance(self, h: Tensor, sweeps: int, noise: Noise) -> tuple[Tensor, Tensor, Tensor]:
+        """`sweeps` of block Gibbs sampling v | h, h | v from h: the last v, the field of its hidden units, the last h."""
+        v = field = h
+        for _ in range(sweeps):
+            v = self.visible.sample(self.visible_field(h), noise)
+            field = self.hidden_field(v)
+            h = self.hidden.sample(field, noise)
+        return v, field, h
 
     def gibbs(self, v: Tensor, sweeps: int, noise: Noise) -> Tensor:
         """`sweeps` of block Gibbs sampling h | v, v | h from v."""
@@ -209,21 +218,23 @@ class RBMNetwork(nn.Module):
                 self.v_offset.copy_(self.visible.mean(self.base[None])[0])
                 self.h_offset.copy_(self.hidden.mean(self.c[None])[0])
 
+    def chains(self, noise: Noise) -> Tensor:
+        """Hidden states that persistent chains start from."""
+        return self.up(self.fantasy(noise), noise)
+
     def fantasy(self, noise: Noise) -> Tensor:
         """Starting states of chains: independent draws at the data's means."""
         return self.visible.sample(self.base.expand(noise.rows, -1), noise)
 
-    def statistics(self, v: Tensor, weight: Tensor | None) -> dict[str, Tensor]:
-        """Sums over rows of v h^T, v, h (h as its mean), F(v), and what the visible units learn of themselves."""
-        h = self.hidden_given(v)
+    def statistics(self, v: Tensor, weight: Tensor | None, field: Tensor | None = None) -> dict[str, Tensor]:
+        """Sums over rows of v h^T, v, h (h as its mean), and what the visible units learn of themselves."""
+        h = self.hidden_given(v) if field is None else self.hidden.mean(field)
         weighted = v if weight is None else v * weight[:, None].to(v.dtype)
         scaled = h if weight is None else h * weight[:, None].to(v.dtype)
-        free = self.free_energy(v)
         return {
             "vh": weighted.t() @ h,
             "v": weighted.sum(0),
             "h": scaled.sum(0),
-            "free_energy": (free if weight is None else free * weight.to(free.dtype)).sum(),
             **{f"own {number}": value for number, value in enumerate(self.visible.learned(v, weight).values())},
         }
 
@@ -231,26 +242,29 @@ class RBMNetwork(nn.Module):
         """The gradient of -log p, centred: dW = <(v - m)(h - l)^T>, db = <v> - W'l-correction, from means over rows.
 
         Offsets m, l follow the data's means; the gradient is that of the centred machine in plain parameters
-        (Melchior et al. 2016, eqs. 16-19).
+        (Melchior et al. 2016, eqs. 16-19). negative["vh"] is used up.
         """
         dv, dh = negative["v"] - positive["v"], negative["h"] - positive["h"]
-        dw = negative["vh"] - positive["vh"]
+        dw = negative["vh"].sub_(positive["vh"])
         if self._centring:
             m, rate = self.v_offset, self._centring
             m.lerp_(positive["v"].to(m.dtype), rate)
             self.h_offset.lerp_(positive["h"].to(m.dtype), rate)
-            dw = dw - torch.outer(m, dh) - torch.outer(dv, self.h_offset)
+            dw.addr_(m, dh, alpha=-1).addr_(dv, self.h_offset, alpha=-1)
             # A step on the centred W moves the plain biases too.
             dv, dh = dv - dw @ self.h_offset, dh - m @ dw
         own = {
             parameter: negative[f"own {number}"] - positive[f"own {number}"]
             for number, parameter in enumerate(self.visible.parameters())
         }
-        return {self.W: dw + self.weight_decay * self.W, self.b: dv, self.c: dh, **own}
+        if self.weight_decay:
+            dw.add_(self.W, alpha=self.weight_decay)
+        return {self.W: dw, self.b: dv, self.c: dh, **own}
 
-    def reconstruction(self, v: Tensor) -> Tensor:
-        """The mean-field round trip v -> h -> v."""
-        return self.visible_given(self.hidden_given(v))
+    def signs(self, v: Tensor, field: Tensor) -> tuple[Tensor, Tensor]:
+        """Squared error of the mean-field round trip v -> h -> v, and F(v), (n,) each: signs of life, no objectives."""
+        error = (self.visible_given(self.hidden.mean(field)) - v).square_().sum(1)
+        return error, self.free_energy(v, field)
 
     # ------------------------------------------------------------------ log Z
 
