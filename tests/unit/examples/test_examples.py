@@ -39,6 +39,14 @@ def test_five_blobs_are_five(tmp_path):
     assert found["nats, EM, best BIC"] > found["nats, EM, 20 components"]
 
 
+def test_a_machine_of_digits(tmp_path):
+    found = main_of("rbm_digits")(quick=True, picture=tmp_path / "p.png")
+    assert found["nats, machine"] > found["nats, independent pixels"] + 1
+    assert abs(found["gap of log Z"]) < 0.2
+    assert found["error, machine"] < found["error, mean pixel"]
+    assert (tmp_path / "p.png").stat().st_size > 1000
+
+
 def test_incomes(real_data: Path, tmp_path):
     found = main_of("adult_naive_bayes")(real_data, quick=True, picture=tmp_path / "p.png")
     assert found["accuracy, without repeats"] > 0.82
