@@ -169,7 +169,7 @@ _BUILT_IN = (
         summary="two layers of units, bits unless asked otherwise, learned by (persistent) contrastive divergence",
         can=("sample", "log_prob", "encode", "decode", "reconstruct", "impute", "energy"),
         kinds=("boolean", "integer", "image"),
-        functions=("rbm.log_partition",),
+        functions=("rbm.log_partition", "rbm.mixing"),
         likelihood="exact or estimate",
         bits=True,
     ),

@@ -9,7 +9,8 @@ import torch
 from scipy import stats
 
 import reverie as rv
-from reverie.errors import Unsupported
+from reverie.errors import InvalidOption, Unsupported
+from reverie.models import rbm
 from reverie.models.rbm import RBMNetwork
 from reverie.probability.units import Bernoulli, Categorical, Gaussian, SideBySide, Units, units
 from reverie.rng import RowNoise
@@ -191,3 +192,25 @@ def test_other_hidden_units_learn(kind):
     model = rv.RBM(hidden=4, units=kind, lr=0.05).fit(X, epochs=60, batch_size=50, progress=False, seed=0)
     # independent bits: 8 log 2 = 5.55; the source: log 2 + 8 H(0.1) = 3.29
     assert -model.log_prob(X).mean() < 3.7
+
+
+def test_mixing_tells_quick_chains_from_stuck_ones():
+    """Independent bits are drawn anew by every sweep; two patterns behind weights of 8 are never left."""
+    rng = np.random.default_rng(0)
+    model = rv.RBM(hidden=4).fit((rng.random((200, 6)) < 0.5).astype(int), epochs=1, progress=False, seed=0)
+    network = model.network
+    with torch.no_grad():
+        network.W.zero_()
+        quick = rbm.mixing(model, chains=8, sweeps=800)
+        network.W.fill_(8.0)
+        network.b.fill_(-16.0)
+        network.c.fill_(-24.0)
+        stuck = rbm.mixing(model, chains=8, sweeps=800)
+    assert quick["r_hat"] < 1.02
+    assert quick["effective_draws"] > 0.5 * quick["draws"]
+    assert stuck["r_hat"] > 1.5
+    assert stuck["effective_draws"] < 50
+    with pytest.raises(InvalidOption, match="chains: expected a whole number of at least 2"):
+        rbm.mixing(model, chains=1)
+    with pytest.raises(Unsupported, match="needs an rbm model, got gmm"):
+        rbm.mixing(rv.GaussianMixture(components=1).fit(rng.normal(size=(50, 2)), progress=False))

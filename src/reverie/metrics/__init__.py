@@ -1,9 +1,10 @@
 """Measures of generated data against real data: pure functions of arrays and features.
 
-Distances, coverage, memorisation, table marginals, modes, and the real-vs-real floor each of them is read against.
+Distances, coverage, memorisation, table marginals, modes, mixing of chains, and the real-vs-real floor each of them is read against.
 """
 
 from reverie.metrics.arrays import nearest
+from reverie.metrics.chains import effective_draws, r_hat
 from reverie.metrics.floors import Floor, real_floor, verdict, z_score
 from reverie.metrics.frechet import frechet_distance, frechet_floor, frechet_from_moments, moments
 from reverie.metrics.intervals import mean_error, median_error, wilson
@@ -37,6 +38,7 @@ __all__ = [
     "count_modes",
     "cubic_kernel",
     "duplicate_rate",
+    "effective_draws",
     "expected_coverage",
     "expected_high_quality",
     "frechet_distance",
@@ -53,6 +55,7 @@ __all__ = [
     "nearer_to_train",
     "nearest",
     "neighbourhood",
+    "r_hat",
     "real_floor",
     "sliced_wasserstein",
     "total_variation",

@@ -30,9 +30,10 @@ from reverie.learning.contrastive import ContrastiveDivergence
 from reverie.learning.descent import Descent, ScheduleName
 from reverie.learning.phases import Phase
 from reverie.learning.run import Run
-from reverie.model import Model
+from reverie.metrics import effective_draws, r_hat
+from reverie.model import Model, check_seed
 from reverie.probability.units import Bernoulli, Categorical, Gaussian, SideBySide, Units, units
-from reverie.rng import Noise, RowNoise, stream
+from reverie.rng import Noise, RowNoise, generator, stream
 
 EXACT_UNITS = 20
 """A layer is enumerated up to as many states as this many bits have."""
@@ -447,9 +448,7 @@ def log_partition(
     burn_in: int = 500,
 ) -> dict[str, Any]:
     """log Z of an RBM model, by enumeration or by AIS with its reverse, without touching the model's cache."""
-    network = model.network
-    if not isinstance(network, RBMNetwork):
-        raise Unsupported(f"rbm.log_partition needs an rbm model, got {model.family}")
+    network = _machine(model)
     if method not in ("auto", "exact", "ais"):
         raise InvalidOption(f"method: expected auto, exact or ais, got {method!r}")
     with torch.inference_mode():
@@ -457,3 +456,38 @@ def log_partition(
             return {"method": "exact", "log_z": network.exact_log_partition(), "standard_error": 0.0}
         found = network.annealed_log_partition(chains=chains, temperatures=temperatures, seed=seed, burn_in=burn_in)
     return {"method": "AIS", **found, "gap": found["log_z_reverse"] - found["log_z"]}
+
+
+@torch.inference_mode()
+def mixing(model: Model, *, chains: int = 20, sweeps: int = 2000, seed: int = 0) -> dict[str, float]:
+    """Do Gibbs chains of this machine mix? `chains` of them from the data's means, the first half of the `sweeps` left
+    out; of the free energy and 16 random projections of v the worst split R-hat and the fewest effective draws (Vehtari
+    et al. 2021), those of the free energy alone, and how many draws there were. R-hat above 1.01, or fewer than 400
+    effective draws, say that samples still depend on where they began."""
+    network, seed = _machine(model), check_seed(seed)
+    for name, value, least in (("chains", chains, 2), ("sweeps", sweeps, 8)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise InvalidOption(f"{name}: expected a whole number of at least {least}, got {value!r}")
+    noise = RowNoise(stream(seed, "mixing"), chains, device=network.W.device, dtype=network.W.dtype)
+    directions = torch.randn(network.visible.width, 16, generator=generator(seed, "directions")).to(network.W)
+    h, seen = network.chains(noise), []
+    for sweep in range(sweeps):
+        v, field, h = network.advance(h, 1, noise)
+        if sweep >= sweeps // 2:
+            seen.append(torch.cat([network.free_energy(v, field)[:, None], v @ directions], 1))
+    draws = torch.stack(seen, 2).double().cpu().numpy()  # (chains, quantities, steps)
+    r_hats = [r_hat(draws[:, number]) for number in range(draws.shape[1])]
+    effective = [effective_draws(draws[:, number]) for number in range(draws.shape[1])]
+    return {
+        "r_hat": max(r_hats),
+        "effective_draws": min(effective),
+        "r_hat_energy": r_hats[0],
+        "effective_draws_energy": effective[0],
+        "draws": float(chains * len(seen)),
+    }
+
+
+def _machine(model: Model) -> RBMNetwork:
+    if not isinstance(model.network, RBMNetwork):
+        raise Unsupported(f"this needs an rbm model, got {model.family}")
+    return model.network
