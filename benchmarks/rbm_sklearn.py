@@ -25,11 +25,11 @@ def bits() -> np.ndarray:
     return np.load(data_root() / "mnist.npz")["x_train"].reshape(-1, VISIBLE) > 127
 
 
-def ours(passes: int, centring: float) -> dict[str, Any]:
+def ours(passes: int) -> dict[str, Any]:
     import reverie as rv
 
     rows = bits()
-    recipe = rv.RBM(hidden=HIDDEN, chains=BATCH, sweeps=1, lr=0.05, schedule="constant", centring=centring)
+    recipe = rv.RBM(hidden=HIDDEN, chains=BATCH, sweeps=1, lr=0.05, schedule="constant")
     cpu, wall = time.process_time(), time.perf_counter()
     recipe.fit(rows, epochs=passes, batch_size=BATCH, ema=0.0, progress=False)
     return {"cpu": time.process_time() - cpu, "wall": time.perf_counter() - wall}
@@ -69,28 +69,26 @@ def limit(_passes: int) -> dict[str, Any]:
     return {"cpu": sum(parts.values()), "wall": sum(parts.values()), **parts}
 
 
-def main(peer_python: str, blocks: int = 3) -> None:
+def main(peer_python: str, blocks: int = 2) -> None:
     rows = []
     for threads in (1, 2):
-        for name in ("ours", "ours_centred"):
 
-            def side(python: str, which: str, threads: int = threads) -> Timing:
-                many = in_process([python, __file__, which, "3"], threads)
-                one = in_process([python, __file__, which, "1"], threads)
-                updates = 2 * ROWS / BATCH
-                return Timing((many.cpu - one.cpu) / updates, (many.wall - one.wall) / updates, many.extra)
+        def side(python: str, which: str, threads: int = threads) -> Timing:
+            many = in_process([python, __file__, which, "3"], threads)
+            one = in_process([python, __file__, which, "1"], threads)
+            updates = 2 * ROWS / BATCH
+            return Timing((many.cpu - one.cpu) / updates, (many.wall - one.wall) / updates, many.extra)
 
-            found = paired(
-                lambda name=name, side=side: side(sys.executable, name),
-                lambda side=side: side(peer_python, "sklearn"),
-                blocks=blocks,
-                warmup=False,
-            )
-            bound = in_process([sys.executable, __file__, "limit", "0"], threads)
-            found |= {"limit": bound.wall, "times_limit": found["wall_a"] / bound.wall, **bound.extra}
-            label = "with" if name == "ours_centred" else "without"
-            rows.append({"case": f"RBM update {label} centring, {threads} threads", **found})
-            print(rows[-1]["case"], found["ratio_wall"], found["ratio_cpu"], found["times_limit"], flush=True)
+        found = paired(
+            lambda side=side: side(sys.executable, "ours"),
+            lambda side=side: side(peer_python, "sklearn"),
+            blocks=blocks,
+            warmup=False,
+        )
+        bound = in_process([sys.executable, __file__, "limit", "0"], threads)
+        found |= {"limit": bound.wall, "times_limit": found["wall_a"] / bound.wall, **bound.extra}
+        rows.append({"case": f"RBM update, {threads} threads", **found})
+        print(rows[-1]["case"], found["ratio_wall"], found["ratio_cpu"], found["times_limit"], flush=True)
     write("rbm_sklearn", rows, note="per update, (fit of 3 passes - fit of 1) / 1200; batch 100, 100 chains, float32.")
 
 
@@ -98,8 +96,7 @@ if __name__ == "__main__":
     if len(sys.argv) == 3:
         passes = int(sys.argv[2])
         side = {
-            "ours": lambda: ours(passes, 0.0),
-            "ours_centred": lambda: ours(passes, 0.01),
+            "ours": lambda: ours(passes),
             "sklearn": lambda: sklearn(passes),
             "limit": lambda: limit(passes),
         }[sys.argv[1]]

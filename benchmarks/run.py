@@ -1,4 +1,4 @@
-"""Paired benchmarks: `python run.py [overhead] [gmm] [hmm] [naive_bayes] [bayesian] [imputation]`, all without arguments.
+"""Paired benchmarks: `python run.py [CASE ...]`, all of them without arguments; the cases stand below.
 
 Peers run in their own environment, made by `make peers`.
 """
@@ -21,6 +21,7 @@ CASES: dict[str, list[list[str]]] = {
         [sys.executable, "bayesian_sklearn.py", str(PEER)],
         [sys.executable, "bayesian_sklearn.py", "small"],
     ],
+    "rbm": [[sys.executable, "rbm_sklearn.py", str(PEER)]],
     "imputation": [
         [str(PEER) if part == "peers" else sys.executable, "imputation.py", name, part]
         for name in ("letter", "casp")
