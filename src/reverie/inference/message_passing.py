@@ -28,9 +28,9 @@ from torch import Tensor
 
 from reverie.inference.algebra import Algebra, Best, Linear, Logs
 from reverie.inference.layout import Layout
+from reverie.inference.pieces import own_threads
 from reverie.inference.segments import Sweep
 from reverie.inference.tracing import likeliest, thrown, trace
-from reverie.probability.pieces import own_threads
 
 BLOCK = 1 << 16  # entries worked on at a time on a CPU: they stay in the cache
 

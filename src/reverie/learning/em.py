@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from reverie.data.space import Batch
 from reverie.errors import InvalidOption
+from reverie.inference.pieces import own_threads
 from reverie.learning.phases import Learner, Metrics, Phase, State
 from reverie.learning.run import Run
-from reverie.probability.pieces import own_threads
 from reverie.rng import Noise
 
 Sums = dict[str, Tensor]

@@ -13,11 +13,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from reverie.inference.pieces import CACHE_NUMBERS, in_parallel, piece_rows, slices
 from reverie.probability.exponential_family import LOG_2PI, Sums, sum_tensors
 from reverie.probability.gaussian import Gaussians
 from reverie.probability.holes import Block, blocks
 from reverie.probability.matrices import cholesky, spd_inverse
-from reverie.probability.pieces import CACHE_NUMBERS, in_parallel, piece_rows, slices
 from reverie.rng import Noise
 
 

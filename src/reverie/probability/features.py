@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from reverie.inference.pieces import in_parallel, piece_rows, slices
 from reverie.probability.exponential_family import Components, Sums, sum_tensors
-from reverie.probability.pieces import in_parallel, piece_rows, slices
 
 _FLOOR = {torch.float64: -600.0, torch.float32: -70.0}
 """Smallest log responsibility: e^-70 of a row changes no sum of float32 numbers, and e^-600 none of float64."""

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from reverie.inference.pieces import in_parallel, piece_rows, slices
 from reverie.probability.correlated import CorrelatedGaussians
 from reverie.probability.exponential_family import EMPTY, LOG_2PI, Move, Sums, keep_if_empty, sum_tensors
 from reverie.probability.features import SharedFeatures
 from reverie.probability.matrices import cholesky, symmetric, whitening
-from reverie.probability.pieces import in_parallel, piece_rows, slices
 
 _MOST_SQUARES = 96
 """Columns up to which x x^T is written out as features."""

@@ -16,10 +16,10 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from reverie.errors import InvalidOption
+from reverie.inference.pieces import in_parallel, piece_rows, slices
 from reverie.probability.exponential_family import EMPTY, LOG_2PI, Components, Move, Sums, keep_if_empty, sum_tensors
 from reverie.probability.features import SharedFeatures
 from reverie.probability.parameters import numbers
-from reverie.probability.pieces import in_parallel, piece_rows, slices
 from reverie.rng import Noise
 
 _LOST = {torch.float64: 1e-9, torch.float32: 3e-3}

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from reverie.errors import Unsupported
+from reverie.inference.pieces import in_parallel, piece_rows, slices
 from reverie.probability.correlated import CorrelatedGaussians
 from reverie.probability.exponential_family import EMPTY, LOG_2PI, Move, Sums, keep_if_empty, sum_tensors
 from reverie.probability.matrices import cholesky, symmetric
-from reverie.probability.pieces import in_parallel, piece_rows, slices
 from reverie.rng import Noise
 
 

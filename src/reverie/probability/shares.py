@@ -14,9 +14,9 @@ from torch import Tensor
 from reverie.data.space import Batch, Ragged
 from reverie.inference import message_passing as mp
 from reverie.inference.layout import Layout
+from reverie.inference.pieces import in_parallel, threads
 from reverie.probability.exponential_family import Sums, sum_tensors
 from reverie.probability.features import SharedFeatures
-from reverie.probability.pieces import in_parallel, threads
 
 _WORTH = 100_000
 """Multiply-adds of one step of the recursion from which a thread of its own pays: smaller steps wait for one another
