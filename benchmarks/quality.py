@@ -20,7 +20,6 @@ from harness import RESULTS, machine
 
 import reverie as rv
 from reverie.metrics import count_modes
-from reverie.models import rbm
 from reverie.nn.specs import MLP, ConvNet
 
 RUNS = Path(__file__).resolve().parent.parent / "runs" / "quality"
@@ -87,7 +86,7 @@ def rbm_mnist(arguments: argparse.Namespace) -> dict[str, Any]:
     print(f"{model.info['cpu_seconds']} CPU s of training", flush=True)
     train = model.log_prob(data["x_train"][:10_000])
     test = model.log_prob(data["x_test"])
-    more = rbm.log_partition(model, chains=200, temperatures=14_500, seed=1)
+    more = rv.log_partition(model, chains=200, temperatures=14_500, seed=1)
     _grid(model.sample(100, seed=0, mean=True), "rbm_mnist.png")
     return {
         "epochs": epochs,

@@ -10,7 +10,6 @@ import matplotlib
 import numpy as np
 
 import reverie as rv
-from reverie.models import rbm
 
 
 def draw(picture: Path, rows: dict[str, np.ndarray]) -> None:
@@ -36,7 +35,7 @@ def main(quick: bool = False, picture: Path | None = None) -> dict[str, float]:
     begin = time.process_time()
     model = rv.RBM(hidden=64).fit(digits.train, epochs=30 if quick else 300, seed=0, progress=False)
     print(f"{time.process_time() - begin:.1f} CPU s")
-    z = rbm.log_partition(model, temperatures=1000 if quick else 10_000)
+    z = rv.log_partition(model, temperatures=1000 if quick else 10_000)
     print(f"log Z {z['log_z']:.2f} +- {z['standard_error']:.2f}, backwards {z['log_z_reverse']:.2f}")
     grey, share = (
         test.reshape(len(test), -1) / 16.0,

@@ -30,6 +30,8 @@ _NAMES = {
     "compare": "reverie.evaluation",
     "Report": "reverie.evaluation",
     "Comparison": "reverie.evaluation",
+    "log_partition": "reverie.evaluation",
+    "mixing": "reverie.evaluation",
 }
 _MODULES = ("catalog", "errors", "metrics", "models")
 

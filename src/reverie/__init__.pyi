@@ -17,6 +17,8 @@ from reverie.evaluation import Comparison as Comparison
 from reverie.evaluation import Report as Report
 from reverie.evaluation import compare as compare
 from reverie.evaluation import evaluate as evaluate
+from reverie.evaluation import log_partition as log_partition
+from reverie.evaluation import mixing as mixing
 from reverie.learning.training import Training as Training
 from reverie.model import Model as Model
 from reverie.models.bayesian_mixture import BayesianGaussianMixture as BayesianGaussianMixture

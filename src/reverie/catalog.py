@@ -32,6 +32,8 @@ class Family:
     """It learns only with y, in one of its `conditions`."""
     bits: bool = False
     """Whole numbers must be 0 or 1."""
+    machine: bool = False
+    """It has an energy and a partition function: `log_partition` and `mixing` take its models."""
 
     @property
     def uses_labels(self) -> bool:
@@ -167,11 +169,12 @@ _BUILT_IN = (
         path="reverie.models.rbm:RBM",
         title="Restricted Boltzmann machine",
         summary="two layers of units, bits unless asked otherwise, learned by (persistent) contrastive divergence",
-        can=("sample", "log_prob", "encode", "decode", "reconstruct", "impute", "energy"),
+        can=("sample", "log_prob", "encode", "decode", "reconstruct", "impute", "energy", "predict", "predict_proba"),
         kinds=("boolean", "integer", "image"),
-        functions=("rbm.log_partition", "rbm.mixing"),
+        conditions=("labels",),
         likelihood="exact or estimate",
         bits=True,
+        machine=True,
     ),
     Family(
         name="vae",

@@ -151,7 +151,7 @@ class Model:
         sequences had. options are the family's (`model.sample_options`).
         """
         self._require("sample")
-        _check_count(n, "n")
+        check_count(n, "n")
         self._check_options("sample", options)
         seed = secrets.randbits(62) if seed is None else check_seed(seed)
         if self.codec.space.sequence:
@@ -176,7 +176,7 @@ class Model:
         codec, network = self.codec, self.network
         assert isinstance(codec, SequenceCodec)
         if length is not None:
-            _check_count(length, "length")
+            check_count(length, "length")
         condition, user_y = self.intake.conditions(y, n, seed)
         if condition is not None and self.intake.per_step:
             lengths = torch.from_numpy(self.schema.step_lengths(y, n))
@@ -225,7 +225,7 @@ class Model:
         A conditional model without y sums over the classes by their training frequency.
         """
         self._require("log_prob")
-        _check_count(dequantisation, "dequantisation")
+        check_count(dequantisation, "dequantisation")
         seed = check_seed(seed)
         self._check_options("log_prob", options)
         parts = []
@@ -358,7 +358,7 @@ class Model:
     def interpolate(self, a: Any, b: Any, steps: int = 8, *, y: Any = None) -> Any:
         """From each row of `a` to the same row of `b` through code space: n blocks of `steps` examples, ends included."""
         self._require("interpolate")
-        _check_count(steps, "steps", least=2)
+        check_count(steps, "steps", least=2)
         first = torch.cat([codes for _, codes, _ in self._codes(a, y)])
         second = torch.cat([codes for _, codes, _ in self._codes(b, y)])
         if first.shape != second.shape:
@@ -381,7 +381,7 @@ class Model:
         self._require("impute")
         seed = check_seed(seed)
         if n_draws is not None:
-            _check_count(n_draws, "n_draws")
+            check_count(n_draws, "n_draws")
         alone = getattr(self.network, "marginalises", False)
         if self.codec.condition is not None and y is None and not alone:
             raise InvalidOption("y: this model was trained with y: pass y, on which what is missing depends")
@@ -408,8 +408,8 @@ class Model:
 
     def _classified(self, X: Any) -> tuple[list[Table], NDArray[Any]]:
         tables, parts = [], []
-        for start, table, prepared in self.intake.prepared(X, None, self.chunk):
-            x = self.codec.noise(prepared.x, self._noise(0, "binarise", len(prepared), start)).to(self.device)
+        for _, table, prepared in self.intake.prepared(X, None, self.chunk):
+            x = self.codec.middle(prepared.x).to(self.device)
             with torch.inference_mode():
                 log_p = self.network.classify(x, _moved(prepared.observed, self.device))  # type: ignore[operator]
             tables.append(table)
@@ -587,7 +587,14 @@ def _keyword_options(method: Any) -> dict[str, Any]:
     return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
 
 
-def _check_count(n: Any, name: str, *, least: int = 1) -> None:
+def check_positive(value: Any, name: str) -> None:
+    """Raise `InvalidOption` unless it is a finite number above 0."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise InvalidOption(f"{name}: expected a number above 0, got {value!r}")
+
+
+def check_count(n: Any, name: str, *, least: int = 1) -> None:
+    """Raise `InvalidOption` unless it is a whole number of at least `least`."""
     if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < least:
         raise InvalidOption(f"{name}: expected a whole number of at least {least}, got {n!r}")
 

@@ -65,6 +65,8 @@ FREE = [family for family in LABELS if not rv.catalog.family(family).needs_y]
 NO_LABELS = [family for family in FAMILIES if family not in LABELS]
 MIXTURES = [family for family in FAMILIES if KIT[family].size == "components"]
 EM = [*MIXTURES, "naive_bayes"]
+CLASSIFIERS = with_verb("predict")
+"""They live with rows whose class is not given."""
 DENSE = ["gmm", "bayesian_gmm", "student_mixture"]
 PICTURES = [family for family in SCORERS if "image" in rv.catalog.family(family).kinds]
 DECODERS = with_verb("decode")
@@ -184,7 +186,7 @@ CAUSES = [
           "no label in any training row|no value"),
     Cause("float labels", LABELS, lambda f: fit(f, y=np.tile([0.0, 1.0], 30)), DataError,
           r"classes or numbers\? Give y\.astype\(int\).*kinds="),
-    Cause("a missing label", [f for f in LABELS if f not in EM], lambda f: fit(f, y=[None] + ["a"] * 59), DataError, "no value in row 0"),
+    Cause("a missing label", [f for f in LABELS if f not in CLASSIFIERS], lambda f: fit(f, y=[None] + ["a"] * 59), DataError, "no value in row 0"),
     Cause("a single label", LABELS, lambda f: fit(f, y=3), DataError, "y is the single value 3"),
     Cause("y names no column", LABELS, lambda f: fit(f, frame(), y="sise"), DataError,
           r"y='sise' is no column, did you mean 'size'\?"),
@@ -198,9 +200,9 @@ CAUSES = [
           "was trained without y. Fit it with y, or leave y out"),
     Cause("scoring with y without having been trained so", [f for f in SCORERS if f not in LABELS or f in FREE], lambda f: model(f).log_prob(data_of(f), y=["a"] * 60),
           ReverieError, "without (y|a condition).*[Ll]eave y out|leave y out"),
-    Cause("encoding without y", [f for f in LABELS if f in with_verb("reconstruct")],
+    Cause("encoding without y", [f for f in LABELS if f in with_verb("reconstruct") and f not in CLASSIFIERS],
           lambda f: fitted_conditional(f).encode(labelled()[0]), InvalidOption, "trained with y: pass y"),
-    Cause("decoding without y", [f for f in LABELS if f in DECODERS],
+    Cause("decoding without y", [f for f in LABELS if f in DECODERS and f not in CLASSIFIERS],
           lambda f: fitted_conditional(f).decode(np.zeros((2, KIT[f].recipe.latent))), InvalidOption, "trained with y: pass y"),
     # ------------------------------------------------------------------ data to score
     Cause("a renamed column", FRAMES, lambda f: fitted(f, "mixed frame").log_prob(frame().rename(columns={"size": "sizes"})),

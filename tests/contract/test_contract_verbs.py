@@ -203,7 +203,10 @@ def test_classes_follow_bayes_rule(family, form):
     """As many components as classes, every row labelled: P(y | x) = P(y) p(x | y) / p(x) with the same model's parts."""
     data = FORMS[form].make(150, 3)
     y = np.array(["low", "mid", "top"])[np.argsort(np.argsort(np.nan_to_num(numbers(data)).sum(1))) // 50]
-    model = learn(family, data, y, seed=0)
+    longer = (
+        {"epochs": 300, "batch_size": 30, "ema": 0.0} if KIT[family].long_chains else {}
+    )  # hundreds of small steps, not a few
+    model = learn(family, data, y, seed=0, **longer)
     proba = model.predict_proba(data)
     assert proba.shape == (150, 3)
     assert model.classes == ("low", "mid", "top")
@@ -226,7 +229,7 @@ def test_no_classes_without_y(family):
     assert "predict" not in model.can
     assert model.classes == ()
     for verb in (model.predict, model.predict_proba):
-        with pytest.raises(Unsupported, match=r"was trained without y.*encode gives their probabilities"):
+        with pytest.raises(Unsupported, match="trained without y"):
             verb(data)
 
 

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from reverie.errors import Unsupported
+import reverie as rv
+from reverie.errors import InvalidOption, Unsupported
 from reverie.models.rbm import RBMNetwork
+from reverie.probability.restricted import Side
 
 REFERENCE = [(3, 2, 1.0, 4.100297129909), (10, 8, 0.5, 13.297538421250), (12, 10, 1.0, 21.432884602988)]
 """evaluation.md section 4: W_ij = s sin(1 + i nh + j), b_i = cos(i) / 2, c_j = -cos(j + 1) / 2."""
@@ -35,7 +37,7 @@ def test_exact_log_z(visible, hidden, s, log_z):
     network = machine(visible, hidden, s)
     assert abs(network.exact_log_partition() - log_z) < 1e-9
     # Summing over v of exp(-F(v)) is the same number, by the other layer.
-    assert abs(float(torch.logsumexp(-network.free_energy(states(visible)), 0)) - log_z) < 1e-9
+    assert abs(float(torch.logsumexp(-network.even_energy(states(visible)), 0)) - log_z) < 1e-9
     swapped = RBMNetwork(hidden, visible).double().requires_grad_(False)
     swapped.W.copy_(network.W.t())
     swapped.b.copy_(network.c)
@@ -47,7 +49,7 @@ def test_exact_log_z(visible, hidden, s, log_z):
 def test_exact_log_z_in_blocks(visible, hidden):
     """Layers of more than 10 units are enumerated block by block: against the sum over all v at once."""
     network = machine(visible, hidden, 0.7)
-    want = float(torch.logsumexp(-network.free_energy(states(visible)), 0))
+    want = float(torch.logsumexp(-network.even_energy(states(visible)), 0))
     assert abs(network.exact_log_partition() - want) < 1e-9
 
 
@@ -60,7 +62,7 @@ def test_log_z_without_weights(visible, hidden):
 
 
 def test_large_machines_refuse_enumeration():
-    with pytest.raises(Unsupported, match="at most 20 units; the smaller layer has 21"):
+    with pytest.raises(Unsupported, match="at most 20 units; the smaller group has 21"):
         machine(30, 21, 0.1).exact_log_partition()
 
 
@@ -69,18 +71,26 @@ def test_free_energy_is_minus_log_of_the_sum_over_h():
     v, h = states(4), states(3)
     energy = -(v @ network.b)[:, None] - (h @ network.c)[None] - (v @ network.W) @ h.t()
     want = -torch.logsumexp(-energy, 1)
-    torch.testing.assert_close(network.free_energy(v), want, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(network.even_energy(v), want, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(network.energy(v), want, rtol=1e-12, atol=1e-12)
     joint = torch.softmax(-energy, 1)
     torch.testing.assert_close(network.hidden_given(v), joint @ h, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(network.visible_given(h), torch.softmax(-energy, 0).t() @ v, rtol=1e-12, atol=1e-12)
 
 
-def exact_statistics(network: RBMNetwork) -> dict[str, torch.Tensor]:
+def own_side(network: RBMNetwork) -> Side:
     """Expectations under the machine itself, by enumeration of v."""
     v = states(network.W.shape[0])
-    p = torch.softmax(-network.free_energy(v), 0)
-    return network.statistics(v, p)
+    return Side(v, network.hidden_given(v), torch.softmax(-network.even_energy(v), 0))
+
+
+def data_side(network: RBMNetwork, data: torch.Tensor, weight: torch.Tensor | None = None) -> Side:
+    weight = torch.ones(len(data), dtype=data.dtype) if weight is None else weight
+    return Side(data, network.hidden_given(data), weight / weight.sum())
+
+
+def alone(_sums: object) -> None:
+    """The sum over the only process."""
 
 
 def log_likelihood(v: torch.Tensor, W: torch.Tensor, b: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
@@ -95,8 +105,7 @@ DATA = (torch.rand(25, 4, generator=torch.Generator().manual_seed(0)) < 0.4).dou
 
 def test_the_plain_gradient_is_that_of_the_exact_log_likelihood():
     network = machine(4, 3, 0.8)
-    positive = {name: value / len(DATA) for name, value in network.statistics(DATA, None).items()}
-    found = network.gradient(positive, exact_statistics(network))
+    found = network.gradient(data_side(network, DATA), own_side(network), alone)
     W, b, c = (p.detach().clone().requires_grad_(True) for p in (network.W, network.b, network.c))
     want = torch.autograd.grad(-log_likelihood(DATA, W, b, c), (W, b, c))
     for parameter, gradient in zip((network.W, network.b, network.c), want, strict=True):
@@ -109,9 +118,8 @@ def test_the_centred_gradient_is_that_of_the_centred_machine():
     network = machine(4, 3, 0.8, centring=0.05)
     network.v_offset.copy_(torch.tensor([0.2, 0.5, 0.7, 0.4]))
     network.h_offset.copy_(torch.tensor([0.3, 0.6, 0.5]))
-    positive = {name: value / len(DATA) for name, value in network.statistics(DATA, None).items()}
     before = network.v_offset.clone()
-    found = network.gradient(positive, exact_statistics(network))
+    found = network.gradient(data_side(network, DATA), own_side(network), alone)
     m, l = network.v_offset, network.h_offset  # noqa: E741 - the offsets as updated, which the gradient is for
     torch.testing.assert_close(m, before.lerp(DATA.mean(0), 0.05))
     W = network.W.detach().clone().requires_grad_(True)
@@ -126,9 +134,10 @@ def test_the_centred_gradient_is_that_of_the_centred_machine():
 def test_weights_of_rows_count_as_copies():
     network = machine(4, 3, 0.8)
     weight = torch.randint(0, 4, (25,), generator=torch.Generator().manual_seed(1))
-    copies = network.statistics(DATA.repeat_interleave(weight, 0), None)
-    for name, value in network.statistics(DATA, weight.double()).items():
-        torch.testing.assert_close(value, copies[name], rtol=1e-10, atol=1e-10)
+    copies = network.gradient(data_side(network, DATA.repeat_interleave(weight, 0)), own_side(network), alone)
+    found = network.gradient(data_side(network, DATA, weight.double()), own_side(network), alone)
+    for parameter, value in found.items():
+        torch.testing.assert_close(value, copies[parameter], rtol=1e-10, atol=1e-10)
 
 
 def sandwich(seeds: range, temperatures: int) -> tuple[int, float]:
@@ -190,15 +199,13 @@ def test_the_cached_log_z_follows_the_weights():
 
 def test_log_partition_of_a_model():
     from families import bit_rows
-    from reverie.errors import InvalidOption
-    from reverie.models.rbm import RBM, log_partition
 
-    model = RBM(hidden=5, chains=20).fit(bit_rows(100), epochs=2)
-    exact = log_partition(model)
-    ais = log_partition(model, method="ais", chains=200, temperatures=500, seed=1)
+    model = rv.RBM(hidden=5, chains=20).fit(bit_rows(100), epochs=2)
+    exact = rv.log_partition(model)
+    ais = rv.log_partition(model, method="ais", chains=200, temperatures=500, seed=1)
     assert exact["method"] == "exact"
     assert abs(ais["log_z"] - exact["log_z"]) < 4 * ais["standard_error"] + 1e-3
     assert math.isclose(ais["gap"], ais["log_z_reverse"] - ais["log_z"])
     with pytest.raises(InvalidOption, match="auto, exact or ais, got 'guess'"):
-        log_partition(model, method="guess")
+        rv.log_partition(model, method="guess")
     np.testing.assert_allclose(model.log_prob(bit_rows(10)), -model.energy(bit_rows(10)) - exact["log_z"], rtol=1e-12)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,13 +12,13 @@ from scipy import stats
 
 import reverie as rv
 from reverie.errors import InvalidOption, Unsupported
-from reverie.models import rbm
 from reverie.models.rbm import RBMNetwork
-from reverie.probability.units import Bernoulli, Categorical, Gaussian, SideBySide, Units, units
+from reverie.probability.restricted import Side
+from reverie.probability.units import Bernoulli, Categorical, Gaussian, SideBySide, Spin, Units, units
 from reverie.rng import RowNoise
 
 HIDDEN = ["bernoulli", "spin", "relu", "gaussian", "categorical"]
-VISIBLE = ["bernoulli", "spin", "categorical", "gaussian", "mixed"]
+VISIBLE = ["bernoulli", "spin", "categorical", "codes", "gaussian", "mixed"]
 PAIRS = [
     (v, h)
     for v in VISIBLE
@@ -26,6 +28,8 @@ PAIRS = [
 
 
 def layer(kind: str, hidden: bool) -> Units:
+    if kind == "codes":
+        return SideBySide([Spin(2), Categorical(2, 3), Bernoulli(1)])
     if kind == "mixed":
         return SideBySide([Bernoulli(2), Categorical(1, 3), Gaussian(2)])
     return units(kind, 2 if kind == "categorical" else 4, 3, learn_variance=not hidden)
@@ -44,15 +48,33 @@ def machine(visible: str, hidden: str, *, scale: float = 0.5) -> RBMNetwork:
 
 
 def listed(network: RBMNetwork) -> torch.Tensor:
-    return network.visible.enumerate(0, network.visible.states**network.visible.count)
+    return network.visible.states(0, math.prod(network.visible.radices))
 
 
 def log_partition(network: RBMNetwork) -> torch.Tensor:
     """By listing a layer of few states, as a differentiable function of the parameters."""
-    if network.visible.states is not None:
-        return torch.logsumexp(-network.free_energy(listed(network)), 0)
-    h = network.hidden.enumerate(0, network.hidden.states**network.hidden.count)
-    return torch.logsumexp(network.visible.log_partition(network.visible_field(h)) + h @ network.c, 0)
+    if network.visible.radices is not None:
+        return torch.logsumexp(-network.even_energy(listed(network)), 0)
+    h = network.hidden.states(0, math.prod(network.hidden.radices))
+    return torch.logsumexp(network.visible.log_partition(network.even_field(h)) + h @ network.c, 0)
+
+
+def own_side(network: RBMNetwork) -> Side:
+    """Expectations under the machine itself: over v where it can be listed, else over h with two points of v, at
+    plus and minus one standard deviation, which have the first two moments of v given h."""
+    if network.visible.radices is not None:
+        v = listed(network)
+        return Side(v, network.hidden_given(v), torch.softmax(-network.even_energy(v), 0))
+    h = network.hidden.states(0, math.prod(network.hidden.radices))
+    field = network.even_field(h)
+    share = torch.softmax(network.visible.log_partition(field) + h @ network.c, 0)
+    if isinstance(network.visible, SideBySide):
+        *rest, numbers = network.visible.layers
+        spread = torch.cat([torch.zeros(sum(layer.width for layer in rest)), numbers.variance.sqrt()])
+    else:
+        spread = network.visible.variance.sqrt()
+    mean = network.visible.mean(field)
+    return Side(torch.cat([mean + spread, mean - spread]), torch.cat([h, h]), torch.cat([share, share]) / 2)
 
 
 @pytest.mark.parametrize(("visible", "hidden"), PAIRS)
@@ -66,7 +88,7 @@ def test_log_z_by_either_layer(visible, hidden):
 def test_numbers_on_both_sides_have_no_list():
     network = machine("gaussian", "bernoulli")
     network.hidden = layer("relu", True)
-    with pytest.raises(Unsupported, match="both layers hold numbers"):
+    with pytest.raises(Unsupported, match="both groups hold numbers"):
         network.exact_log_partition()
     assert network.likelihood == "estimate"
 
@@ -89,35 +111,29 @@ def test_ais_sandwiches_log_z(visible, hidden):
 
 @pytest.mark.parametrize(("visible", "hidden"), PAIRS)
 def test_the_gradient_is_that_of_the_exact_log_likelihood(visible, hidden):
-    """Positive statistics of data, negative ones from autograd of log Z: its gradient is minus the negative phase."""
     network = machine(visible, hidden)
     data = network.visible.sample(
         torch.zeros(30, network.visible.width, dtype=torch.float64), RowNoise(0, 30, dtype=torch.float64)
     )
     data = data.detach()
-    loss = network.free_energy(data).mean() + log_partition(network)
+    loss = network.even_energy(data).mean() + log_partition(network)
     learned = [p for p in network.parameters() if p.requires_grad]
     want = dict(zip(learned, torch.autograd.grad(loss, learned), strict=True))
     with torch.no_grad():
-        positive = {name: value / 30 for name, value in network.statistics(data, None).items()}
-    of_log_z = torch.autograd.grad(log_partition(network), learned)
-    own = [p for p in network.visible.parameters() if p.requires_grad]
-    of = dict(zip(learned, of_log_z, strict=True))
-    negative = {"vh": of[network.W], "v": of[network.b], "h": of[network.c]}
-    negative |= {f"own {number}": of[p] for number, p in enumerate(own)}
-    found = network.gradient(positive, negative)
+        share = torch.full((30,), 1 / 30, dtype=torch.float64)
+        found = network.gradient(Side(data, network.hidden_given(data), share), own_side(network), lambda sums: None)
     assert found.keys() == want.keys()
     for parameter, gradient in want.items():
         torch.testing.assert_close(found[parameter].detach(), gradient, rtol=1e-9, atol=1e-10)
 
 
-@pytest.mark.parametrize("visible", ["bernoulli", "spin", "categorical"])
+@pytest.mark.parametrize("visible", ["bernoulli", "spin", "categorical", "codes"])
 @pytest.mark.parametrize("hidden", HIDDEN)
 def test_gibbs_draws_the_listed_distribution(visible, hidden):
     """Chi-square of 60,000 chains after 30 sweeps, p > 1e-4; with the parameters 10 % too large it must fail."""
     network, n = machine(visible, hidden, scale=0.8).requires_grad_(False), 60_000
     states = listed(network)
-    p = torch.softmax(-network.free_energy(states), 0).numpy()
+    p = torch.softmax(-network.even_energy(states), 0).numpy()
 
     def p_value(network: RBMNetwork) -> float:
         noise = RowNoise(11, n, dtype=torch.float64)
@@ -134,8 +150,8 @@ def test_gibbs_draws_the_listed_distribution(visible, hidden):
 def test_gibbs_draws_a_mixture_of_gaussians():
     """Gaussian visibles, 2^4 hidden states: p(v) is a mixture with known mean and covariance, at 4.5 standard errors."""
     network, n = machine("gaussian", "bernoulli", scale=0.8).requires_grad_(False), 60_000
-    h = network.hidden.enumerate(0, 16)
-    weight = torch.softmax(network.visible.log_partition(network.visible_field(h)) + h @ network.c, 0)
+    h = network.hidden.states(0, 16)
+    weight = torch.softmax(network.visible.log_partition(network.even_field(h)) + h @ network.c, 0)
     centres, variance = network.visible_given(h), network.visible.variance
     mean = weight @ centres
     covariance = torch.diag(variance) + (centres - mean).t() @ ((centres - mean) * weight[:, None])
@@ -201,16 +217,16 @@ def test_mixing_tells_quick_chains_from_stuck_ones():
     network = model.network
     with torch.no_grad():
         network.W.zero_()
-        quick = rbm.mixing(model, chains=8, sweeps=800)
+        quick = rv.mixing(model, chains=8, sweeps=800)
         network.W.fill_(8.0)
         network.b.fill_(-16.0)
         network.c.fill_(-24.0)
-        stuck = rbm.mixing(model, chains=8, sweeps=800)
+        stuck = rv.mixing(model, chains=8, sweeps=800)
     assert quick["r_hat"] < 1.02
     assert quick["effective_draws"] > 0.5 * quick["draws"]
     assert stuck["r_hat"] > 1.5
     assert stuck["effective_draws"] < 50
     with pytest.raises(InvalidOption, match="chains: expected a whole number of at least 2"):
-        rbm.mixing(model, chains=1)
-    with pytest.raises(Unsupported, match="needs an rbm model, got gmm"):
-        rbm.mixing(rv.GaussianMixture(components=1).fit(rng.normal(size=(50, 2)), progress=False))
+        rv.mixing(model, chains=1)
+    with pytest.raises(Unsupported, match="needs a machine with an energy, and gmm is none; families that are: rbm"):
+        rv.mixing(rv.GaussianMixture(components=1).fit(rng.normal(size=(50, 2)), progress=False))

@@ -16,7 +16,7 @@ from reverie.data.condition import ConditionCodec
 from reverie.data.space import Points, Ragged, Space, Wants
 from reverie.data.table import Table
 from reverie.errors import DataError, SchemaMismatch
-from reverie.rng import Noise
+from reverie.rng import LatticeNoise, Noise
 
 if TYPE_CHECKING:
     from reverie.data.schema import Field, Schema
@@ -89,6 +89,10 @@ class Codec(ABC):
     @abstractmethod
     def noise(self, x: Points, noise: Noise) -> Points:
         """The random half, per batch: prepared x -> the floats the network sees."""
+
+    def middle(self, x: Points) -> Points:
+        """Prepared x -> floats in the middle of what `noise` may make of it."""
+        return self.noise(x, LatticeNoise(len(x), 0, 1))
 
     @abstractmethod
     def batch_log_det(self, x: Points) -> Tensor | None:

@@ -154,6 +154,9 @@ class ImageCodec(Codec):
             return math.log(2 / self._high)
         return 0.0
 
+    def middle(self, x: Tensor) -> Tensor:
+        return x.to(self.space.torch_dtype) / self._high if self.mode == "binary" else super().middle(x)
+
     def noise(self, x: Tensor, noise: Noise) -> Tensor:
         v = x.to(self.space.torch_dtype)
         u = None

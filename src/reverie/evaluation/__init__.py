@@ -5,7 +5,8 @@ What needs no model is in `reverie.metrics`; what is drawn or printed here is a 
 from reverie.evaluation.compare import compare
 from reverie.evaluation.comparison import Comparison
 from reverie.evaluation.evaluate import evaluate
+from reverie.evaluation.machines import log_partition, mixing
 from reverie.evaluation.report import Report
 from reverie.evaluation.rows import Row
 
-__all__ = ["Comparison", "Report", "Row", "compare", "evaluate"]
+__all__ = ["Comparison", "Report", "Row", "compare", "evaluate", "log_partition", "mixing"]

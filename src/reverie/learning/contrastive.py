@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,28 +12,8 @@ from reverie.data.space import Batch
 from reverie.learning.descent import Descent
 from reverie.learning.phases import Learner, Metrics, State
 from reverie.learning.run import Run
+from reverie.probability.restricted import Side
 from reverie.rng import Noise
-
-
-class HasStatistics(Protocol):
-    """A network that contrastive divergence can train.
-
-    `hidden_field(v)` is what acts on the hidden units; `statistics(v, weight, field)` sums sufficient statistics over rows;
-    `gradient(positive, negative)` turns two sets of means (which it may use up) into the gradient of -log p for each
-    parameter, and may move centring offsets; `chains(noise)` are hidden states to start from, and `advance(h, sweeps,
-    noise)` runs them: the last (v, field of the hidden units), and the new h. `signs(v, field)` are the error of the
-    mean-field round trip and the free energy of every row.
-    """
-
-    def hidden_field(self, v: Tensor) -> Tensor: ...
-    def statistics(self, v: Tensor, weight: Tensor | None, field: Tensor | None = None) -> dict[str, Tensor]: ...
-    def gradient(self, positive: dict[str, Tensor], negative: dict[str, Tensor]) -> dict[nn.Parameter, Tensor]: ...
-    def up(self, v: Tensor, noise: Noise, field: Tensor | None = None) -> Tensor: ...
-    def chains(self, noise: Noise) -> Tensor: ...
-    def advance(self, h: Tensor, sweeps: int, noise: Noise) -> tuple[Tensor, Tensor, Tensor]: ...
-    def signs(self, v: Tensor, field: Tensor) -> tuple[Tensor, Tensor]: ...
-    def start(self, mean: Tensor, variance: Tensor) -> None: ...
-
 
 _WATCHED = 10
 """Signs of life are computed for every tenth row: for all of them they would cost as much as half an update."""
@@ -41,24 +21,43 @@ _WATCHED = 10
 
 class ContrastiveDivergence(Learner):
     """gradient = <statistics>_data - <statistics>_model, the model's estimated by `sweeps` of Gibbs sampling: from the
-    batch (CD-k, `chains` = 0) or from `chains` persistent ones (PCD-k).
+    batch (CD-k, `chains` = 0) or from `chains` persistent ones (PCD-k). `discriminative` is the share of the gradient that
+    is of log p(y | x) instead (Larochelle & Bengio 2008).
 
     The chains are counted over all processes, each of which runs rows rank::world of them; their number does not
-    depend on the batch, so a ragged last batch cannot reset them. Their state is that of the hidden units: the visible
-    ones are drawn anew from it, so an update takes five matrix products and no sixth.
+    depend on the batch, so a ragged last batch cannot reset them. Their state is that of the odd units: the even ones are
+    drawn anew from it, so data and chains go up together and an update takes three matrix products.
+
+    The network is `Bipartite`, with: `rows(x, y)`, the observed even units of rows of data; `start(mean, variance)` of
+    those; `clamp(x, y, noise)`, even states of such rows, with what is hidden among them inferred; `hold_odd(odd, y)`,
+    odd means with what is known put in; `gradient(positive,
+    negative, total)`, that of -log p from both expectations; `signs(even, field)`, the error of a mean-field round trip
+    and the free energy of every row; and, with label units, `discriminate(x, y, share, total)`, the gradient of
+    -log p(y | x).
     """
 
     validates = True
 
-    def __init__(self, network: nn.Module, descent: Descent, run: Run, *, sweeps: int, chains: int) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        descent: Descent,
+        run: Run,
+        *,
+        sweeps: int,
+        chains: int,
+        discriminative: float = 0.0,
+    ) -> None:
         self.network, self._descent, self._run = network, descent, run
-        self._sweeps, self._count = sweeps, chains
+        self._sweeps, self._count, self._discriminative = sweeps, chains, discriminative
+        self.objective = "loss" if discriminative else None
         self._chains: Tensor | None = None
 
     def begin(self, batches: Callable[[], Iterable[Batch]]) -> None:
+        network: Any = self.network
         sums: list[Tensor] = []
         for batch in batches():
-            v = batch.x.flatten(1).double()
+            v = network.rows(batch.x.flatten(1), batch.y).double()
             weight = torch.ones(len(v), 1) if batch.weight is None else batch.weight[:, None].double()
             weighted = v * weight.to(v.device)
             sums.append(
@@ -66,45 +65,77 @@ class ContrastiveDivergence(Learner):
             )
         first, second, count = torch.stack(sums).sum(0)
         mean = first / count
-        self.network.start(mean, (second / count - mean.square()).clamp_min(0))  # type: ignore[operator]
+        network.start(mean, (second / count - mean.square()).clamp_min(0))
 
     @torch.no_grad()
     def step(self, batch: Batch) -> Metrics:
+        x = batch.x.flatten(1)
+        weight = (
+            torch.ones(len(x), dtype=x.dtype, device=x.device) if batch.weight is None else batch.weight.to(x.dtype)
+        )
+        share = weight / self._run.sum(weight.sum())
+        gradients: dict[nn.Parameter, Tensor] = {}
+        metrics: Metrics = {}
+        if self._discriminative < 1:
+            gradients, metrics = self._generate(batch, x, share)
+        if self._discriminative:
+            assert batch.y is not None
+            y = batch.y.to(x.dtype)
+            further, loss = self.network.discriminate(x, y, share, self._run.sum_all)  # type: ignore[operator]
+            for parameter, gradient in further.items():
+                own = gradients.get(parameter)
+                more = self._discriminative * gradient
+                gradients[parameter] = more if own is None else own.mul_(1 - self._discriminative).add_(more)
+            metrics["loss"] = share @ loss
+        self._descent.apply(gradients)
+        return metrics
+
+    def _generate(self, batch: Batch, x: Tensor, share: Tensor) -> tuple[dict[nn.Parameter, Tensor], Metrics]:
+        """The gradient of -log p and signs of life."""
         network: Any = self.network
-        run, v = self._run, batch.x.flatten(1)
-        field = network.hidden_field(v)
+        run, n = self._run, len(x)
+        v = network.clamp(x, batch.y, lambda: run.noise(batch.rows, x.dtype))
         if self._count == 0:
-            rows, noise = batch.rows, run.noise(batch.rows, v.dtype)
-            h = network.up(v, noise, field)
+            rows, noise = batch.rows, run.noise(batch.rows, x.dtype)
+            h = network.up(v, noise)
         else:
-            rows, noise = self._count, run.noise(self._count, v.dtype)
+            rows, noise = self._count, run.noise(self._count, x.dtype)
             h = network.chains(noise) if self._chains is None else self._chains
-        fantasy, fantasy_field, h = network.advance(h, self._sweeps, noise)
+        if self._sweeps > 1:
+            _, _, h = network.advance(h, self._sweeps - 1, noise)
+        fantasy = network.even.sample(network.even_field(h), noise)
+        field = network.odd_field(torch.cat([v, fantasy]))
         if self._count:
-            self._chains = h
-        positive: dict[str, Tensor] = network.statistics(v, batch.weight, field)
-        negative: dict[str, Tensor] = network.statistics(fantasy, None, fantasy_field)
-        seen = torch.as_tensor(float(len(v)) if batch.weight is None else batch.weight.sum(), device=v.device)
-        run.sum_all([*positive.values(), *negative.values(), seen])
-        for value in positive.values():
-            value.div_(seen)
-        for value in negative.values():
-            value.div_(rows)
-        error, energy = network.signs(v[::_WATCHED], field[::_WATCHED])
-        _, fantasy_energy = network.signs(fantasy[::_WATCHED], fantasy_field[::_WATCHED])
-        self._descent.apply(network.gradient(positive, negative))
-        return {
-            "reconstruction": error.mean() / run.world,
-            "free_energy_gap": (energy.mean() - fantasy_energy.mean()) / run.world,
+            self._chains = network.odd.sample(field[n:], noise)
+        means = network.odd.mean(field)
+        positive = Side(v, network.hold_odd(means[:n], batch.y), share)
+        negative = Side(fantasy, means[n:], share.new_full((len(fantasy),), 1 / rows))
+        gradients = network.gradient(positive, negative, run.sum_all)
+        error, energy = network.signs(v[::_WATCHED], field[:n:_WATCHED])
+        _, fantasy_energy = network.signs(fantasy[::_WATCHED], field[n::_WATCHED])
+        return gradients, {
+            "reconstruction": self._mean(error),
+            "free_energy_gap": self._mean(energy) - self._mean(fantasy_energy),
         }
+
+    def _mean(self, values: Tensor) -> Tensor:
+        """This process's part of the mean over all processes' values, of which it may have none."""
+        return values.sum() / max(len(values), 1) / self._run.world
 
     @torch.no_grad()
     def validate(self, batch: Batch, noise: Noise) -> Metrics:
         """Reconstruction error and free energy of held-out rows. Z cancels from the free energy's difference to the
         training rows', which grows when the machine overfits; it is no objective by itself (Hinton 2012, section 6)."""
-        v = batch.x.flatten(1)
-        error, energy = self.network.signs(v, self.network.hidden_field(v))  # type: ignore[operator]
-        return {"reconstruction": error.sum() / batch.rows, "free_energy": energy.sum() / batch.rows}
+        network: Any = self.network
+        x = batch.x.flatten(1)
+        v = network.clamp(x, batch.y, lambda: noise)
+        error, energy = network.signs(v, network.odd_field(v))
+        found = {"reconstruction": error.sum() / batch.rows, "free_energy": energy.sum() / batch.rows}
+        if self._discriminative:
+            assert batch.y is not None
+            share = torch.full((len(x),), 1 / batch.rows, dtype=x.dtype, device=x.device)
+            found["loss"] = share @ network.discriminate(x, batch.y.to(x.dtype), share, lambda _: None)[1]
+        return found
 
     def state(self) -> State:
         chains = None if self._chains is None else self._run.gather_rows(self._chains, self._count)

@@ -58,9 +58,9 @@ class Descent:
         self._update()
 
     def apply(self, gradients: Mapping[nn.Parameter, Tensor]) -> None:
-        """One step with hand-made gradients that already hold for the global batch."""
+        """One step with hand-made gradients that already hold for the global batch; parameters without one stay."""
         for parameter in self.parameters:
-            parameter.grad = gradients[parameter]
+            parameter.grad = gradients.get(parameter)
         self._update()
 
     def _update(self) -> None:

@@ -8,6 +8,7 @@ learned variance: Cho, Ilin & Raiko (2011); rectified: a normal cut off at zero 
 
 from __future__ import annotations
 
+import itertools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -31,7 +32,7 @@ _FAR = 35.0
 class Units(nn.Module, ABC):
     """`width` columns of units; fields and states are (n, width)."""
 
-    states: int | None = None
+    levels: int | None = None
     """How many values each unit has, None where it is a number."""
 
     def __init__(self, width: int) -> None:
@@ -42,6 +43,11 @@ class Units(nn.Module, ABC):
     def count(self) -> int:
         """The number of units; categorical ones have several columns each."""
         return self.width
+
+    @property
+    def radices(self) -> tuple[int, ...] | None:
+        """How many values each unit has, (count,); None where some unit is a number."""
+        return None if self.levels is None else (self.levels,) * self.count
 
     @abstractmethod
     def log_partition(self, field: Tensor) -> Tensor:
@@ -67,9 +73,24 @@ class Units(nn.Module, ABC):
     def field_of(self, mean: Tensor) -> Tensor:
         """The field at which the mean is `mean`, clipped where that would be infinite, (width,)."""
 
-    def enumerate(self, first: int, last: int) -> Tensor:
-        """Joint states number `first` to `last` of all units, (last - first, width) float64."""
-        raise NotImplementedError(f"{type(self).__name__} units have too many states to list")
+    def sample_at(self, field: Tensor, noise: Noise, temperature: float) -> Tensor:
+        """x ~ exp((f . x - U(x)) / T): for units without an energy of their own, of the field f / T."""
+        return self.sample(field / temperature, noise)
+
+    def mean_at(self, field: Tensor, temperature: float) -> Tensor:
+        """E[x] under exp((f . x - U(x)) / T), (n, width)."""
+        return self.mean(field / temperature)
+
+    def states(self, first: int, last: int) -> Tensor:
+        """Joint states number `first` to `last` of all units, the first unit's value changing fastest,
+        (last - first, width) float64."""
+        radices = torch.tensor(self.radices)
+        weights = torch.cat([torch.ones(1, dtype=torch.long), radices.cumprod(0)[:-1]])
+        return self.values((torch.arange(first, last)[:, None] // weights) % radices)
+
+    def values(self, digits: Tensor) -> Tensor:
+        """The states whose units have the values number `digits` (n, count), (n, width) float64."""
+        return digits.double()
 
     def learned(self, x: Tensor, weight: Tensor | None) -> dict[nn.Parameter, Tensor]:
         """Sums over rows of -dU / dp for every parameter p of U."""
@@ -79,7 +100,7 @@ class Units(nn.Module, ABC):
 class Bernoulli(Units):
     """Bits 0 and 1: A = sum softplus(f)."""
 
-    states = 2
+    levels = 2
 
     def log_partition(self, field: Tensor) -> Tensor:
         return F.softplus(field).sum(1)
@@ -93,15 +114,11 @@ class Bernoulli(Units):
     def field_of(self, mean: Tensor) -> Tensor:
         return torch.logit(mean.clamp(0.001, 0.999))
 
-    def enumerate(self, first: int, last: int) -> Tensor:
-        codes = torch.arange(first, last)
-        return ((codes[:, None] >> torch.arange(self.width)) & 1).double()
-
 
 class Spin(Units):
     """Spins -1 and +1: A = sum log(2 cosh f)."""
 
-    states = 2
+    levels = 2
 
     def log_partition(self, field: Tensor) -> Tensor:
         return torch.logaddexp(field, -field).sum(1)
@@ -115,9 +132,8 @@ class Spin(Units):
     def field_of(self, mean: Tensor) -> Tensor:
         return torch.atanh(mean.clamp(-0.998, 0.998))
 
-    def enumerate(self, first: int, last: int) -> Tensor:
-        codes = torch.arange(first, last)
-        return 2 * ((codes[:, None] >> torch.arange(self.width)) & 1).double() - 1
+    def values(self, digits: Tensor) -> Tensor:
+        return 2 * digits.double() - 1
 
 
 class Categorical(Units):
@@ -125,7 +141,7 @@ class Categorical(Units):
 
     def __init__(self, count: int, levels: int) -> None:
         super().__init__(count * levels)
-        self.levels = self.states = levels
+        self.levels: int = levels
 
     @property
     def count(self) -> int:
@@ -148,9 +164,7 @@ class Categorical(Units):
         logs = mean.clamp_min(0.001).log().view(self.count, self.levels)
         return (logs - logs.mean(1, keepdim=True)).flatten()
 
-    def enumerate(self, first: int, last: int) -> Tensor:
-        codes = torch.arange(first, last)
-        digits = (codes[:, None] // self.levels ** torch.arange(self.count)) % self.levels
+    def values(self, digits: Tensor) -> Tensor:
         return F.one_hot(digits, self.levels).double().flatten(1)
 
 
@@ -178,8 +192,15 @@ class Gaussian(Units):
         return self.variance.to(field.dtype) * field
 
     def sample(self, field: Tensor, noise: Noise) -> Tensor:
+        return self.sample_at(field, noise, 1.0)
+
+    def sample_at(self, field: Tensor, noise: Noise, temperature: float) -> Tensor:
+        """N(v f, v T)."""
         v = self.variance.to(field.dtype)
-        return v * field + v.sqrt() * noise.normal(self.width).to(field.dtype)
+        return v * field + (v * temperature).sqrt() * noise.normal(self.width).to(field.dtype)
+
+    def mean_at(self, field: Tensor, temperature: float) -> Tensor:
+        return self.mean(field)
 
     def energy(self, x: Tensor) -> Tensor:
         return 0.5 * (x.square() / self.variance.to(x.dtype)).sum(1)
@@ -223,6 +244,15 @@ class ReLU(Units):
         tail = u.log() / f.clamp_max(-_FAR)
         return torch.where(f > -_FAR, f - inverse, tail).clamp_min(0).to(field.dtype)
 
+    def sample_at(self, field: Tensor, noise: Noise, temperature: float) -> Tensor:
+        """sqrt(T) u with u a unit of field f / sqrt(T)."""
+        root = math.sqrt(temperature)
+        return root * self.sample(field / root, noise)
+
+    def mean_at(self, field: Tensor, temperature: float) -> Tensor:
+        root = math.sqrt(temperature)
+        return root * self.mean(field / root)
+
     def energy(self, x: Tensor) -> Tensor:
         return 0.5 * x.square().sum(1)
 
@@ -246,13 +276,20 @@ class SideBySide(Units):
 
     @property
     def count(self) -> int:
-        return sum(part.count for part in self._layers())
+        return sum(part.count for part in self.layers)
 
-    def _layers(self) -> list[Units]:
+    @property
+    def radices(self) -> tuple[int, ...] | None:
+        found = [part.radices for part in self.layers]
+        return None if None in found else tuple(itertools.chain.from_iterable(part for part in found if part))
+
+    @property
+    def layers(self) -> list[Units]:
+        """The parts, in order."""
         return [part for part in self.parts if isinstance(part, Units)]
 
     def _cut(self, values: Tensor) -> list[tuple[Units, Tensor]]:
-        layers = self._layers()
+        layers = self.layers
         return list(zip(layers, torch.split(values, [part.width for part in layers], -1), strict=True))
 
     def log_partition(self, field: Tensor) -> Tensor:
@@ -263,6 +300,17 @@ class SideBySide(Units):
 
     def sample(self, field: Tensor, noise: Noise) -> Tensor:
         return torch.cat([part.sample(own, noise) for part, own in self._cut(field)], 1)
+
+    def sample_at(self, field: Tensor, noise: Noise, temperature: float) -> Tensor:
+        return torch.cat([part.sample_at(own, noise, temperature) for part, own in self._cut(field)], 1)
+
+    def mean_at(self, field: Tensor, temperature: float) -> Tensor:
+        return torch.cat([part.mean_at(own, temperature) for part, own in self._cut(field)], 1)
+
+    def values(self, digits: Tensor) -> Tensor:
+        counts = [part.count for part in self.layers]
+        own = torch.split(digits, counts, 1)
+        return torch.cat([part.values(codes) for part, codes in zip(self.layers, own, strict=True)], 1)
 
     def energy(self, x: Tensor) -> Tensor | None:
         found = [value for part, own in self._cut(x) if (value := part.energy(own)) is not None]

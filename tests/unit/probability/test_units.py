@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -28,8 +30,8 @@ KINDS = ["bernoulli", "spin", "categorical", "gaussian", "relu"]
 @pytest.mark.parametrize("kind", ["bernoulli", "spin", "categorical"])
 def test_log_partition_by_listing_all_states(kind):
     layer = made(kind)
-    states = layer.enumerate(0, layer.states**layer.count)
-    assert len(torch.unique(states, dim=0)) == len(states) == layer.states**layer.count
+    states = layer.states(0, math.prod(layer.radices))
+    assert len(torch.unique(states, dim=0)) == len(states) == math.prod(layer.radices)
     weights = torch.softmax((states @ FIELDS[0]), 0)
     torch.testing.assert_close(layer.log_partition(FIELDS)[0], torch.logsumexp(states @ FIELDS[0], 0))
     torch.testing.assert_close(layer.mean(FIELDS)[0], weights @ states)
@@ -118,5 +120,10 @@ def test_side_by_side_is_its_parts():
     assert SideBySide([Bernoulli(1), Spin(1)]).energy(torch.zeros(2, 2)) is None
     start = layer.start(x.mean(0).clamp(0.1, 0.6), x.var(0) + 0.1)
     assert start.shape == (layer.width,)
-    with pytest.raises(NotImplementedError, match="too many states"):
-        layer.enumerate(0, 1)
+    assert layer.radices is None  # numbers have too many states to list
+    codes = SideBySide([Categorical(2, 3), Spin(1), Bernoulli(2)])
+    assert codes.radices == (3, 3, 2, 2, 2)
+    states = codes.states(0, 72)
+    assert len(torch.unique(states, dim=0)) == 72
+    assert set(states[:, 6].tolist()) == {-1.0, 1.0}
+    torch.testing.assert_close(states[10:20], codes.states(10, 20))

@@ -1,0 +1,243 @@
+"""Machines of two groups of units with connections between the groups only, so that given one group the units of the other
+are independent: restricted Boltzmann machines (visible and hidden), deep ones (even layers and odd layers).
+
+E(e, o) = U(e) + U(o) - b.e - c.o - sum over connections of e_i W_ij o_j,   F(e) = U(e) - b.e - A(field of o given e).
+"""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from reverie.errors import Unsupported
+from reverie.inference.annealing import anneal, ladder, summarise
+from reverie.probability.partition import EXACT_BITS, Machine
+from reverie.probability.units import Units
+from reverie.rng import Noise, RowNoise, stream
+
+_BLOCK_BITS = 10
+
+
+class Bipartite(Machine):
+    """Two groups of units, `even` and `odd`; states and fields are (n, width of the group).
+
+    `even_base` and `odd_base` are the fields of independent units from which chains and annealing start; with `flip`
+    annealing runs over states of the odd group and sums the even one out.
+    """
+
+    flip = False
+
+    @property
+    @abstractmethod
+    def even(self) -> Units:
+        """The group that holds the visible units."""
+
+    @property
+    @abstractmethod
+    def odd(self) -> Units:
+        """The group of hidden units next to the visible ones."""
+
+    @property
+    @abstractmethod
+    def even_bias(self) -> Tensor:
+        """b, (even width,)."""
+
+    @property
+    @abstractmethod
+    def odd_bias(self) -> Tensor:
+        """c, (odd width,)."""
+
+    @property
+    @abstractmethod
+    def even_base(self) -> Tensor:
+        """Fields of independent even units near the data, (even width,)."""
+
+    @property
+    @abstractmethod
+    def odd_base(self) -> Tensor:
+        """Fields of independent odd units, (odd width,)."""
+
+    @abstractmethod
+    def odd_field(self, even: Tensor) -> Tensor:
+        """c and what the connections add to it, (n, odd width)."""
+
+    @abstractmethod
+    def even_field(self, odd: Tensor) -> Tensor:
+        """b and what the connections add to it, (n, even width)."""
+
+    # ------------------------------------------------------------------ energies and chains
+
+    def even_energy(self, even: Tensor, field: Tensor | None = None) -> Tensor:
+        """F(e), the odd units summed out, (n,) nats; `field` is theirs where it is known already."""
+        linear = even @ self.even_bias + self.odd.log_partition(self.odd_field(even) if field is None else field)
+        own = self.even.energy(even)
+        return -linear if own is None else own - linear
+
+    def joint_energy(self, even: Tensor, odd: Tensor) -> Tensor:
+        """E(e, o), (n,) nats."""
+        energy = -(even @ self.even_bias) - (self.odd_field(even) * odd).sum(1)
+        for layer, state in ((self.even, even), (self.odd, odd)):
+            own = layer.energy(state)
+            energy = energy if own is None else energy + own
+        return energy
+
+    def fantasy(self, noise: Noise) -> Tensor:
+        """Starting states of chains: independent even units at their base fields."""
+        return self.even.sample(self.even_base.expand(noise.rows, -1), noise)
+
+    def chains(self, noise: Noise) -> Tensor:
+        """Odd states that persistent chains start from."""
+        return self.up(self.fantasy(noise), noise)
+
+    def up(self, even: Tensor, noise: Noise, field: Tensor | None = None) -> Tensor:
+        """o ~ p(o | e), (n, odd width)."""
+        return self.odd.sample(self.odd_field(even) if field is None else field, noise)
+
+    def advance(self, odd: Tensor, sweeps: int, noise: Noise) -> tuple[Tensor, Tensor, Tensor]:
+        """`sweeps` of block Gibbs sampling e | o, o | e: the last e, the field of its odd units, the last o."""
+        even = field = odd
+        for _ in range(sweeps):
+            even = self.even.sample(self.even_field(odd), noise)
+            field = self.odd_field(even)
+            odd = self.odd.sample(field, noise)
+        return even, field, odd
+
+    def gibbs(
+        self,
+        even: Tensor,
+        sweeps: int,
+        noise: Noise,
+        *,
+        temperature: float = 1.0,
+        clamped: tuple[Tensor, Tensor] | None = None,
+    ) -> Tensor:
+        """`sweeps` of block Gibbs sampling o | e, e | o of exp(-E / T); `clamped` is (where, values) of even units that
+        keep their values."""
+        for _ in range(sweeps):
+            odd = self.odd.sample_at(self.odd_field(even), noise, temperature)
+            even = self.even.sample_at(self.even_field(odd), noise, temperature)
+            if clamped is not None:
+                even = torch.where(clamped[0], clamped[1], even)
+        return even
+
+    def walk(self, noise: Noise, sweeps: int) -> Iterator[tuple[Tensor, Tensor]]:
+        odd = self.chains(noise)
+        for _ in range(sweeps):
+            even, field, odd = self.advance(odd, 1, noise)
+            yield even, self.even_energy(even, field)
+
+    # ------------------------------------------------------------------ log Z
+
+    @property
+    def listable(self) -> bool:
+        return min(_bits(self.even), _bits(self.odd)) <= EXACT_BITS + 1e-9
+
+    def _listed(self) -> float:
+        """log Z by summing one group out and listing the states of the other in blocks, in float64."""
+        if not self.listable:
+            fewest = min((g.count for g in (self.even, self.odd) if g.radices is not None), default=None)
+            what = "both groups hold numbers" if fewest is None else f"the smaller group has {fewest}"
+            raise Unsupported(f"exact log Z enumerates at most {EXACT_BITS} units; {what}")
+        machine = self.precise()
+        field: Callable[[Tensor], Tensor] = machine.odd_field
+        listed, bias, other = machine.even, machine.even_bias, machine.odd
+        if _bits(machine.odd) < _bits(machine.even):
+            listed, bias, other, field = machine.odd, machine.odd_bias, machine.even, machine.even_field
+        assert listed.radices is not None
+        block, total_states = 1, math.prod(listed.radices)
+        for radix in listed.radices:
+            if block * radix > 2**_BLOCK_BITS:
+                break
+            block *= radix
+        device = bias.device
+        low = listed.states(0, block).to(device)
+        low_field, low_bias = field(low), low @ bias
+        zero = field(torch.zeros_like(low[:1]))
+        total = torch.tensor(-math.inf, dtype=torch.float64, device=device)
+        for start in range(0, total_states, block):
+            # one addition per block instead of a product: only units beyond the block's differ from its first state's
+            more = listed.states(start, start + 1).to(device) - low[:1]
+            terms = other.log_partition(low_field + (field(more) - zero)) + low_bias + more @ bias
+            total = torch.logaddexp(total, torch.logsumexp(terms, 0))
+        return float(total)
+
+    def _annealed(self, chains: int, temperatures: int, seed: int, burn_in: int) -> dict[str, float]:
+        """log Z by AIS from independent units at the base fields a, and backwards from long chains.
+
+        The path is F_beta(e) = U(e) - ((1 - beta) a + beta b).e - A((1 - beta) a' + beta (field of o)), that of
+        Salakhutdinov & Murray (2008, eq. 15) for a' = 0. Backward chains start at the base fields and run `burn_in`
+        sweeps at beta = 1 first.
+        """
+        side = _Side(self, self.flip)
+        noise = RowNoise(stream(seed, "ais"), chains, device=side.bias.device, dtype=side.bias.dtype)
+        betas = ladder(temperatures)
+        forward = summarise(anneal(side.start(noise), betas, side.mover(noise)))
+        state = side.burnt_in(side.start(noise), burn_in, noise)
+        backward = summarise(anneal(state, betas.flip(0), side.mover(noise)))
+        log_base = side.log_base()
+        return {
+            "log_z": log_base + forward.value,
+            "standard_error": forward.standard_error,
+            "effective_chains": forward.effective,
+            "log_z_reverse": log_base - backward.value,
+            "standard_error_reverse": backward.standard_error,
+        }
+
+
+class _Side:
+    """A bipartite machine seen from one of its groups: the states walk over that one, the other is summed out."""
+
+    def __init__(self, machine: Bipartite, flip: bool) -> None:
+        m = machine
+        self.field: Callable[[Tensor], Tensor] = m.odd_field if flip else m.even_field
+        self.other_field: Callable[[Tensor], Tensor] = m.even_field if flip else m.odd_field
+        if flip:
+            self.own, self.bias, self.base = m.odd, m.odd_bias, m.odd_base
+            self.other, self.other_base = m.even, m.even_base
+        else:
+            self.own, self.bias, self.base = m.even, m.even_bias, m.even_base
+            self.other, self.other_base = m.odd, m.odd_base
+        self.plain = not bool(self.other_base.any())
+
+    def start(self, noise: Noise) -> Tensor:
+        return self.own.sample(self.base.expand(noise.rows, -1), noise)
+
+    def burnt_in(self, state: Tensor, sweeps: int, noise: Noise) -> Tensor:
+        for _ in range(sweeps):
+            other = self.other.sample(self.other_field(state), noise)
+            state = self.own.sample(self.field(other), noise)
+        return state
+
+    def log_base(self) -> float:
+        return float(
+            sum(g.log_partition(a.double()[None]) for g, a in ((self.own, self.base), (self.other, self.other_base)))
+        )
+
+    def mover(self, noise: Noise) -> Callable[[Tensor, float, float, bool], tuple[Tensor, Tensor]]:
+        """The transition of `anneal`: the gain of the log-weight, and a sweep at the new temperature."""
+        shift = self.bias - self.base
+
+        def scaled(field: Tensor, beta: float) -> Tensor:
+            return beta * field if self.plain else (1 - beta) * self.other_base + beta * field
+
+        def move(state: Tensor, a: float, b: float, last: bool) -> tuple[Tensor, Tensor]:
+            field = self.other_field(state)
+            at_b = scaled(field, b)
+            gain = (b - a) * (state @ shift) + (
+                self.other.log_partition(at_b) - self.other.log_partition(scaled(field, a))
+            )
+            if last:
+                return gain, state
+            other = self.other.sample(at_b, noise)
+            return gain, self.own.sample((1 - b) * self.base + b * self.field(other), noise)
+
+        return move
+
+
+def _bits(group: Units) -> float:
+    """Binary digits that the joint states of a group need."""
+    return math.inf if group.radices is None else sum(map(math.log2, group.radices))
