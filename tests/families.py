@@ -53,7 +53,7 @@ class Stack(Estimator):
         def learner(layer: Layer) -> Gradient:
             return Gradient(layer, Descent(list(layer.parameters()), run, lr=0.01, decay="linear"), run)
 
-        def codes(batch: Batch) -> Batch:
+        def codes(batch: Batch, noise: Noise) -> Batch:
             with torch.no_grad():
                 return with_fields(batch, x=network.first.encode(batch.x))
 

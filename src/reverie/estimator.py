@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import platform
 import tempfile
 from abc import ABC, abstractmethod
@@ -16,7 +15,7 @@ from torch import nn
 from reverie import config, serial
 from reverie._version import __version__
 from reverie.data.batches import Batches
-from reverie.data.codec import fit_codec
+from reverie.data.codec import fit_codec, with_condition
 from reverie.data.dataset import Dataset, as_dataset
 from reverie.data.schema import Schema
 from reverie.data.space import Space, Wants
@@ -50,6 +49,14 @@ class Estimator(ABC):
     @abstractmethod
     def build(self, space: Space) -> nn.Module:
         """The network for this space, freshly initialised from torch's global generator."""
+
+    def inherit(self, network: nn.Module, trained: nn.Module) -> bool:
+        """Give a fresh network the weights of a trained one; False when they do not fit."""
+        return inherit_but(network, trained)
+
+    def tuned(self, *, labelled: bool) -> Self:
+        """The recipe that goes on with a model of this one, on data with y when `labelled`."""
+        return self
 
     @abstractmethod
     def phases(self, network: nn.Module, run: Run, *, fresh: bool) -> list[Phase]:
@@ -93,6 +100,17 @@ class Estimator(ABC):
         return config.replace(asked, **fill)
 
 
+def inherit_but(network: nn.Module, trained: nn.Module, new: str | None = None) -> bool:
+    """Copy a trained network's weights into a fresh one, in which those whose names begin with `new` may be new; False
+    when the others do not fit."""
+    theirs, own = trained.state_dict(), network.state_dict()
+    fresh = [name for name in own if name not in theirs and (new is None or not name.startswith(new))]
+    if fresh or any(name not in own or own[name].shape != value.shape for name, value in theirs.items()):
+        return False
+    network.load_state_dict({**own, **{name: value.clone() for name, value in theirs.items()}})
+    return True
+
+
 def prepare(job: Job, run: Run) -> tuple[Trainer, Model]:
     """Everything up to the first step: splits, codec, network, phases, trainer, and the model that will be returned."""
     estimator, training = job.estimator, job.training
@@ -100,6 +118,9 @@ def prepare(job: Job, run: Run) -> tuple[Trainer, Model]:
     if job.start is not None:
         _check_start(job.start, estimator, train)
         schema, codec = job.start.schema, job.start.codec
+        if schema.condition is None and train.schema.condition is not None:
+            schema = train.schema
+            codec = with_condition(codec, schema, estimator.wants(schema), train)
     else:
         schema = train.schema
         codec = fit_codec(schema, estimator.wants(schema), train)
@@ -107,8 +128,8 @@ def prepare(job: Job, run: Run) -> tuple[Trainer, Model]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream(job.seed, "init"))
         network = resolved.build(codec.space)
-    if job.start is not None:
-        network.load_state_dict(copy.deepcopy(job.start.network.state_dict()))
+    if job.start is not None and not resolved.inherit(network, job.start.network):
+        _refuse_start(job.start, resolved, codec.space)
     network = network.to(run.device)
     warnings = [*job.data.warnings]
     if len(train) == 1 and not codec.space.sequence:
@@ -168,14 +189,15 @@ def _check_start(start: Model, estimator: Estimator, train: Dataset) -> None:
     if start.family != estimator.family:
         raise InvalidOption(f"start: a {start.family} model cannot be the start of a {estimator.family}")
     start.schema.check_same(train.schema)
-    old, new = start.info.get("resolved"), config.to_json(estimator.resolve(start.codec.space))
-    shapes = {k: v.shape for k, v in start.network.state_dict().items()}
-    fresh = {k: v.shape for k, v in estimator.resolve(start.codec.space).build(start.codec.space).state_dict().items()}
-    if shapes != fresh:
-        differs = [key for key in new if isinstance(old, dict) and old.get(key) != new[key]]
-        raise InvalidOption(
-            f"start: its network has other shapes than this recipe's ({', '.join(differs) or 'network'})"
-        )
+
+
+def _refuse_start(start: Model, resolved: Estimator, space: Space) -> None:
+    """Say which options make the recipe's network another one than the start's."""
+    old, new = start.info.get("resolved"), config.to_json(resolved)
+    differs = [key for key in new if isinstance(old, dict) and old.get(key) != new[key]]
+    if space.condition_width != start.codec.space.condition_width:
+        differs.append("y")
+    raise InvalidOption(f"start: its network has other shapes than this recipe's ({', '.join(differs) or 'network'})")
 
 
 def _split(data: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset | None]:
@@ -232,8 +254,14 @@ def dry_run(
 
 
 def finetune(model: Model, X: Any, y: Any = None, **options: Any) -> Model:
-    """Continue training `model` on X with its own recipe; returns a new Model (`estimator.fit(X, start=model)`)."""
-    return model.estimator.fit(X, y, start=model, **options)  # type: ignore[no-any-return]
+    """Continue training `model` on X; returns a new Model (`estimator.fit(X, y, start=model)`).
+
+    With its own recipe, but for options of it given here beside those of training; a family that can be trained further
+    with labels (a deep belief net's layers unrolled into a classifier, say) is, when y comes to a model without.
+    """
+    recipe = model.estimator.tuned(labelled=y is not None and model.schema.condition is None)
+    changes = {name: options.pop(name) for name in list(options) if name in config.options(type(recipe))}
+    return config.replace(recipe, **changes).fit(X, y, start=model, **options)  # type: ignore[no-any-return]
 
 
 def _fit_in_processes(job: Job) -> Model:

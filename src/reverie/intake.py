@@ -20,10 +20,11 @@ from reverie.rng import RowNoise, stream
 
 
 class Intake:
-    """Reads data of one schema for one codec. `family` is named in messages."""
+    """Reads data of one schema for one codec. `family` is named in messages; `predicts_y`: y is what the model says of x,
+    and x does not depend on it."""
 
-    def __init__(self, schema: Schema, codec: Codec, family: str) -> None:
-        self.schema, self.codec, self.family = schema, codec, family
+    def __init__(self, schema: Schema, codec: Codec, family: str, *, predicts_y: bool = False) -> None:
+        self.schema, self.codec, self.family, self.predicts_y = schema, codec, family, predicts_y
 
     @property
     def per_step(self) -> bool:
@@ -67,8 +68,13 @@ class Intake:
         """The same chunks as tables and prepared for the network."""
         if y is not None and self.codec.condition is None:
             raise InvalidOption(f"y: this {self.family} was trained without y. Leave y out")
+        self._refuse_y(y)
         for start, table in self.tables(X, y, chunk):
             yield start, table, self.prepare(table, y is not None)
+
+    def _refuse_y(self, y: Any) -> None:
+        if y is not None and self.predicts_y:
+            raise InvalidOption(f"y: this {self.family} predicts y from x, and x does not depend on it. Leave y out")
 
     def prepare(self, table: Table, with_y: bool, *, holes: bool = False) -> Prepared:
         condition = self.schema.condition
@@ -80,7 +86,8 @@ class Intake:
         """y for n examples as the network wants it, and as the user would see it; drawn as it occurs in training when
         None, but for labels per step, which are drawn with the sequences."""
         condition = self.codec.condition
-        if condition is None:
+        self._refuse_y(y)
+        if condition is None or self.predicts_y:
             if y is not None:
                 raise InvalidOption(f"y: this {self.family} was trained without y. Fit it with y, or leave y out here")
             return None, None

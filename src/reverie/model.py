@@ -79,7 +79,7 @@ class Model:
         self.warnings = warnings or []
         self.info = info or {}
         self.chunk = _chunk(network, codec)
-        self.intake = Intake(schema, codec, self.family)
+        self.intake = Intake(schema, codec, self.family, predicts_y=getattr(network, "predicts_y", False))
 
     # ------------------------------------------------------------------ what it is
 
@@ -411,9 +411,10 @@ class Model:
         for _, table, prepared in self.intake.prepared(X, None, self.chunk):
             x = self.codec.middle(prepared.x).to(self.device)
             with torch.inference_mode():
-                log_p = self.network.classify(x, _moved(prepared.observed, self.device))  # type: ignore[operator]
+                found = self.network.classify(x, _moved(prepared.observed, self.device))  # type: ignore[operator]
             tables.append(table)
-            parts.append(log_p.exp().double().cpu())
+            numbers = self.codec.condition is not None and self.codec.condition.kind == "vector"
+            parts.append((found if numbers else found.exp()).double().cpu())
         return tables, torch.cat(parts).numpy()
 
     def predict_proba(self, X: Any) -> Any:
@@ -426,9 +427,12 @@ class Model:
         return self.intake.steps(tables, found) if self.intake.per_step else found
 
     def predict(self, X: Any) -> Any:
-        """The likeliest class of each row (or step), in the form y had in training."""
+        """The likeliest class of each row (or step), in the form y had in training; its numbers where y is numbers."""
         self._require("predict")
         tables, found = self._classified(X)
+        condition = self.codec.condition
+        if condition is not None and condition.kind == "vector":
+            return self.intake.labels(Table({}, len(found)), condition.decode(found))
         codes = found.argmax(1)
         if self.intake.per_step:
             return self.intake.step_labels(tables, codes)

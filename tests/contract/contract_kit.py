@@ -23,6 +23,8 @@ from reverie.data.dataset import Dataset, as_dataset
 from reverie.estimator import Estimator
 from reverie.model import Model
 from reverie.models.bayesian_mixture import BayesianGaussianMixture
+from reverie.models.dbm import DBM
+from reverie.models.dbn import DBN
 from reverie.models.gan import GAN
 from reverie.models.mixture import (
     BernoulliMixture,
@@ -50,6 +52,8 @@ class Kit:
     quick_sample: dict[str, Any] = field(default_factory=dict)
     long_chains: bool = False
     """Samples come from long discrete chains: a rounding error may flip a state, so equality holds in law only."""
+    phases: int = 1
+    """Stretches of training that share the budget."""
     size: str | None = "latent"
     """The option that sets how large the network is."""
     seeded: bool = True
@@ -79,6 +83,10 @@ KIT: dict[str, Kit] = {
         long_chains=True,
         size="hidden",
     ),
+    "dbn": Kit(
+        DBN(hidden=(6, 5), chains=20), {"epochs": 4}, phases=2, quick_sample={"sweeps": 3}, long_chains=True, size=None
+    ),
+    "dbm": Kit(DBM(hidden=(6, 5), chains=20), {"epochs": 2}, quick_sample={"sweeps": 3}, long_chains=True, size=None),
     "vae": Kit(VAE(latent=2, encoder=SMALL, decoder=SMALL), {"epochs": 4, "batch_size": 50, "ema": 0.9}),
     "gan": Kit(GAN(latent=3, generator=SMALL, discriminator=SMALL), {"epochs": 2, "batch_size": 50, "ema": 0.9}),
 }

@@ -84,9 +84,10 @@ class Batches:
         return self._prepare(self._data.take(index[first::stride]))
 
     def batch(
-        self, slot: Slot, order: Tensor | None, noise: Noise, device: torch.device, *, whole: bool = False
+        self, slot: Slot, order: Tensor | None, noise: Noise | None, device: torch.device, *, whole: bool = False
     ) -> Batch:
-        """The batch of a slot as the network sees it: noised, on the device, with the global row and weight counts."""
+        """The batch of a slot as the network sees it: noised (or in the middle without noise), on the device, with the
+        global row and weight counts."""
         rows = self.rows(slot, order, whole=whole)
         on_cpu = device.type == "cpu"
 
@@ -95,7 +96,7 @@ class Batches:
 
         x = rows.x if on_cpu else rows.x.to(device, non_blocking=True)
         return Batch(
-            x=self.codec.noise(x, noise),
+            x=self.codec.middle(x) if noise is None else self.codec.noise(x, noise),
             observed=move(rows.observed),
             y=move(rows.y),
             weight=move(rows.weight),

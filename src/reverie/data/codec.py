@@ -46,6 +46,13 @@ def fit_codec(schema: Schema, wants: Wants, train: Dataset) -> Codec:
     return TableCodec.fit(schema, wants, sample, condition)
 
 
+def with_condition(codec: Codec, schema: Schema, wants: Wants, train: Dataset) -> Codec:
+    """A codec fitted without y, with the map for the y of these data beside it; `schema` is its own with y added."""
+    condition = _fit_condition(schema, wants, _fit_sample(train))
+    assert condition is not None
+    return codec_from_json(schema, {**codec.to_json(), "condition": condition.to_json()})
+
+
 def codec_from_json(schema: Schema, data: dict[str, Any]) -> Codec:
     """Rebuild a codec from `to_json`."""
     if data["type"] == "image":

@@ -69,6 +69,13 @@ class ConditionCodec:
         numbers = np.asarray(values, dtype=np.float64).reshape(len(values), -1)
         return torch.from_numpy((numbers - self.mean) / self.sd)
 
+    def decode(self, rows: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Standardised rows (n, w) -> the numbers y has, (n,) or (n, w)."""
+        assert self.mean is not None
+        assert self.sd is not None
+        numbers = rows * self.sd + self.mean
+        return numbers[:, 0] if numbers.shape[1] == 1 else numbers
+
     def draw(self, noise: Noise) -> NDArray[Any]:
         """`noise.rows` values of y as they occur in training; labels per step are the family's to draw."""
         if self.kind == "steps":

@@ -10,6 +10,7 @@ from reverie import catalog
 from reverie.errors import InvalidOption, Unsupported
 from reverie.metrics import effective_draws, r_hat
 from reverie.model import Model, check_count, check_seed
+from reverie.probability.belief import BeliefNetwork
 from reverie.probability.partition import Machine
 from reverie.rng import RowNoise, generator, stream
 
@@ -72,9 +73,11 @@ def mixing(model: Model, *, chains: int = 20, sweeps: int = 2000, seed: int = 0)
 
 
 def _machine(model: Model) -> Machine:
-    if not isinstance(model.network, Machine):
+    """The model's network, or the machine on top of its directed layers."""
+    network = model.network.top if isinstance(model.network, BeliefNetwork) else model.network
+    if not isinstance(network, Machine):
         families = ", ".join(name for name, row in catalog.families().items() if row.machine)
         raise Unsupported(
             f"this needs a machine with an energy, and {model.family} is none; families that are: {families}"
         )
-    return model.network
+    return network

@@ -16,18 +16,23 @@ from reverie.rng import Noise
 class Averaged(Learner):
     """theta_bar <- theta_bar + (1 - d_t)(theta - theta_bar), d_t = min(decay, (1 + t) / (10 + t)); buffers are copied.
 
-    The warm-up keeps the average from remembering the initial weights in short runs.
+    The warm-up keeps the average from remembering the initial weights in short runs. Parameters that the rule does not
+    train stay as they are.
     """
 
     def __init__(self, learner: Learner, decay: float) -> None:
         self.network, self._learner, self._decay, self._steps = learner.network, learner, decay, 0
         self.objective, self.per_pass, self.validates = learner.objective, learner.per_pass, learner.validates
+        self.trained = learner.trained
         self._average = copy.deepcopy(learner.network).requires_grad_(False)
         self._pairs()
 
     def _pairs(self) -> None:
-        self._ours: list[Tensor] = list(self._average.parameters())
-        self._theirs: list[Tensor] = list(self.network.parameters())
+        pairs = zip(self._average.parameters(), self.network.parameters(), strict=True)
+        trained = None if self._learner.trained is None else {id(p) for p in self._learner.trained}
+        pairs_trained = [pair for pair in pairs if trained is None or id(pair[1]) in trained]
+        self._ours: list[Tensor] = [ours for ours, _ in pairs_trained]
+        self._theirs: list[Tensor] = [theirs for _, theirs in pairs_trained]
         self._buffers = list(zip(self._average.buffers(), self.network.buffers(), strict=True))
 
     def begin(self, batches: Callable[[], Iterable[Batch]]) -> None:

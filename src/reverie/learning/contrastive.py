@@ -28,7 +28,7 @@ class ContrastiveDivergence(Learner):
     depend on the batch, so a ragged last batch cannot reset them. Their state is that of the odd units: the even ones are
     drawn anew from it, so data and chains go up together and an update takes three matrix products.
 
-    The network is `Bipartite`, with: `rows(x, y)`, the observed even units of rows of data; `start(mean, variance)` of
+    The machine (the whole network, or a part of it) is `Bipartite`, with: `rows(x, y)`, the observed even units of rows of data; `start(mean, variance)` of
     those; `clamp(x, y, noise)`, even states of such rows, with what is hidden among them inferred; `hold_odd(odd, y)`,
     odd means with what is known put in; `gradient(positive,
     negative, total)`, that of -log p from both expectations; `signs(even, field)`, the error of a mean-field round trip
@@ -47,17 +47,21 @@ class ContrastiveDivergence(Learner):
         sweeps: int,
         chains: int,
         discriminative: float = 0.0,
+        machine: Any = None,
     ) -> None:
         self.network, self._descent, self._run = network, descent, run
-        self._sweeps, self._count, self._discriminative = sweeps, chains, discriminative
+        self._machine: Any = network if machine is None else machine
+        self.trained = descent.parameters
+        self._sweeps, self.count, self._discriminative = sweeps, chains, discriminative
         self.objective = "loss" if discriminative else None
         self._chains: Tensor | None = None
+        self.fantasy: Tensor | None = None
 
     def begin(self, batches: Callable[[], Iterable[Batch]]) -> None:
-        network: Any = self.network
+        machine = self._machine
         sums: list[Tensor] = []
         for batch in batches():
-            v = network.rows(batch.x.flatten(1), batch.y).double()
+            v = machine.rows(batch.x.flatten(1), batch.y).double()
             weight = torch.ones(len(v), 1) if batch.weight is None else batch.weight[:, None].double()
             weighted = v * weight.to(v.device)
             sums.append(
@@ -65,7 +69,7 @@ class ContrastiveDivergence(Learner):
             )
         first, second, count = torch.stack(sums).sum(0)
         mean = first / count
-        network.start(mean, (second / count - mean.square()).clamp_min(0))
+        machine.start(mean, (second / count - mean.square()).clamp_min(0))
 
     @torch.no_grad()
     def step(self, batch: Batch) -> Metrics:
@@ -77,11 +81,11 @@ class ContrastiveDivergence(Learner):
         gradients: dict[nn.Parameter, Tensor] = {}
         metrics: Metrics = {}
         if self._discriminative < 1:
-            gradients, metrics = self._generate(batch, x, share)
+            gradients, metrics = self.contrast(x, batch.y, batch.rows, share)
         if self._discriminative:
             assert batch.y is not None
             y = batch.y.to(x.dtype)
-            further, loss = self.network.discriminate(x, y, share, self._run.sum_all)  # type: ignore[operator]
+            further, loss = self._machine.discriminate(x, y, share, self._run.sum_all)
             for parameter, gradient in further.items():
                 own = gradients.get(parameter)
                 more = self._discriminative * gradient
@@ -90,29 +94,32 @@ class ContrastiveDivergence(Learner):
         self._descent.apply(gradients)
         return metrics
 
-    def _generate(self, batch: Batch, x: Tensor, share: Tensor) -> tuple[dict[nn.Parameter, Tensor], Metrics]:
-        """The gradient of -log p and signs of life."""
-        network: Any = self.network
+    def contrast(
+        self, x: Tensor, y: Tensor | None, rows: int, share: Tensor
+    ) -> tuple[dict[nn.Parameter, Tensor], Metrics]:
+        """The gradient of -log p and signs of life, from this process's rows x of a global batch of `rows`; `fantasy` is
+        then what the chains came to."""
+        machine = self._machine
         run, n = self._run, len(x)
-        v = network.clamp(x, batch.y, lambda: run.noise(batch.rows, x.dtype))
-        if self._count == 0:
-            rows, noise = batch.rows, run.noise(batch.rows, x.dtype)
-            h = network.up(v, noise)
+        v = machine.clamp(x, y, lambda: run.noise(rows, x.dtype))
+        if self.count == 0:
+            count, noise = rows, run.noise(rows, x.dtype)
+            h = machine.up(v, noise)
         else:
-            rows, noise = self._count, run.noise(self._count, x.dtype)
-            h = network.chains(noise) if self._chains is None else self._chains
+            count, noise = self.count, run.noise(self.count, x.dtype)
+            h = machine.chains(noise) if self._chains is None else self._chains
         if self._sweeps > 1:
-            _, _, h = network.advance(h, self._sweeps - 1, noise)
-        fantasy = network.even.sample(network.even_field(h), noise)
-        field = network.odd_field(torch.cat([v, fantasy]))
-        if self._count:
-            self._chains = network.odd.sample(field[n:], noise)
-        means = network.odd.mean(field)
-        positive = Side(v, network.hold_odd(means[:n], batch.y), share)
-        negative = Side(fantasy, means[n:], share.new_full((len(fantasy),), 1 / rows))
-        gradients = network.gradient(positive, negative, run.sum_all)
-        error, energy = network.signs(v[::_WATCHED], field[:n:_WATCHED])
-        _, fantasy_energy = network.signs(fantasy[::_WATCHED], field[n::_WATCHED])
+            _, _, h = machine.advance(h, self._sweeps - 1, noise)
+        fantasy = self.fantasy = machine.even.sample(machine.even_field(h), noise)
+        field = machine.odd_field(torch.cat([v, fantasy]))
+        if self.count:
+            self._chains = machine.odd.sample(field[n:], noise)
+        means = machine.odd.mean(field)
+        positive = Side(v, machine.hold_odd(means[:n], y), share)
+        negative = Side(fantasy, means[n:], share.new_full((len(fantasy),), 1 / count))
+        gradients = machine.gradient(positive, negative, run.sum_all)
+        error, energy = machine.signs(v[::_WATCHED], field[:n:_WATCHED])
+        _, fantasy_energy = machine.signs(fantasy[::_WATCHED], field[n::_WATCHED])
         return gradients, {
             "reconstruction": self._mean(error),
             "free_energy_gap": self._mean(energy) - self._mean(fantasy_energy),
@@ -126,19 +133,19 @@ class ContrastiveDivergence(Learner):
     def validate(self, batch: Batch, noise: Noise) -> Metrics:
         """Reconstruction error and free energy of held-out rows. Z cancels from the free energy's difference to the
         training rows', which grows when the machine overfits; it is no objective by itself (Hinton 2012, section 6)."""
-        network: Any = self.network
+        machine = self._machine
         x = batch.x.flatten(1)
-        v = network.clamp(x, batch.y, lambda: noise)
-        error, energy = network.signs(v, network.odd_field(v))
+        v = machine.clamp(x, batch.y, lambda: noise)
+        error, energy = machine.signs(v, machine.odd_field(v))
         found = {"reconstruction": error.sum() / batch.rows, "free_energy": energy.sum() / batch.rows}
         if self._discriminative:
             assert batch.y is not None
             share = torch.full((len(x),), 1 / batch.rows, dtype=x.dtype, device=x.device)
-            found["loss"] = share @ network.discriminate(x, batch.y.to(x.dtype), share, lambda _: None)[1]
+            found["loss"] = share @ machine.discriminate(x, batch.y.to(x.dtype), share, lambda _: None)[1]
         return found
 
     def state(self) -> State:
-        chains = None if self._chains is None else self._run.gather_rows(self._chains, self._count)
+        chains = None if self._chains is None else self._run.gather_rows(self._chains, self.count)
         return {"descent": self._descent.state(), "chains": chains}
 
     def load_state(self, state: State) -> None:

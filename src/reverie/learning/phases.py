@@ -30,6 +30,8 @@ class Learner(ABC):
     """The rule updates once per pass: a budget in steps is rounded up to whole passes."""
     averages: bool = True
     """A running average of this network's parameters makes sense."""
+    trained: list[nn.Parameter] | None = None
+    """The parameters of the network that this rule changes, None for all."""
 
     def begin(self, batches: Callable[[], Iterable[Batch]]) -> None:
         """Data-dependent start, called once on a fresh phase. `batches()` gives whole global batches on every rank."""
@@ -73,8 +75,10 @@ class Phase:
     learner: Callable[[], Learner]
     share: float = 1.0
     batch_size: int | None = None
-    transform: Callable[[Batch], Batch] | None = None
+    transform: Callable[[Batch, Noise], Batch] | None = None
     shuffle: bool = True
+    middle: bool = False
+    """Batches hold the middle of what the codec's noise may make of a row (grey levels as they are), not draws."""
 
 
 @dataclass

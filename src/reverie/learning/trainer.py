@@ -67,6 +67,7 @@ class Trainer:
                 self._run_phase(self.phases[self.at.phase])
                 if self.at.phase + 1 < len(self.phases):
                     self._close_history()
+                    self._hand_over()
                     self.at.phase, self.at.epoch, self.at.batch, self.at.step = self.at.phase + 1, 0, 0, 0
                     self._learner, self.stopping = None, Stopping()
                 else:
@@ -85,6 +86,12 @@ class Trainer:
             network = copy.deepcopy(network)
             network.load_state_dict(self.stopping.weights)
         return network
+
+    def _hand_over(self) -> None:
+        """A phase leaves to the next one the weights that inference would use."""
+        network = self.inference_network()
+        if network is not self.network:
+            self.network.load_state_dict(network.state_dict())
 
     def _run_phase(self, phase: Phase) -> None:
         slots = self.data.slots(phase.batch_size or self.training.batch_size)
@@ -109,9 +116,9 @@ class Trainer:
         run, at = self.run_, self.at
         run.progress = self._progress(total)
         noise = run.noise(slot.rows, self.data.codec.space.torch_dtype)
-        batch = self.data.batch(slot, order, noise, run.device)
+        batch = self.data.batch(slot, order, None if phase.middle else noise, run.device)
         if phase.transform is not None:
-            batch = phase.transform(batch)
+            batch = phase.transform(batch, noise)
         self._sums.add(learner.step(batch), slot.rows)
         at.step += 1
         at.total += 1
@@ -184,8 +191,8 @@ class Trainer:
         source = generator(self.run_.seed, "begin", phase.name, device=self.run_.device)
         for slot in self.data.slots(size):
             noise = StreamNoise(source, slot.rows, dtype=self.data.codec.space.torch_dtype)
-            batch = self.data.batch(slot, None, noise, self.run_.device, whole=True)
-            yield batch if phase.transform is None else phase.transform(batch)
+            batch = self.data.batch(slot, None, None if phase.middle else noise, self.run_.device, whole=True)
+            yield batch if phase.transform is None else phase.transform(batch, noise)
 
     def _total_steps(self, number: int, slots: int, learner: Learner) -> int | None:
         """Updates this phase may make; None for a budget in minutes."""
@@ -196,7 +203,7 @@ class Trainer:
             steps = max(1, round(training.steps * share))
             return math.ceil(steps / slots) * slots if learner.per_pass else steps
         assert training.epochs is not None
-        return round(training.epochs * share) * slots
+        return max(round(training.epochs * share), min(training.epochs, 1)) * slots
 
     def _share(self, number: int) -> float:
         return self.phases[number].share / sum(phase.share for phase in self.phases)
@@ -269,9 +276,9 @@ class Trainer:
         for slot in self.validation.slots(max(self.training.batch_size or 0, 512)):
             dtype = self.data.codec.space.torch_dtype
             noise = StreamNoise(source, slot.rows, rank=self.run_.rank, world=self.run_.world, dtype=dtype)
-            batch = self.validation.batch(slot, None, noise, self.run_.device)
+            batch = self.validation.batch(slot, None, None if phase.middle else noise, self.run_.device)
             if phase.transform is not None:
-                batch = phase.transform(batch)
+                batch = phase.transform(batch, noise)
             sums.add(learner.validate(batch, noise), slot.rows)
         self.network.train()
         return sums.means(self.run_)

@@ -9,22 +9,29 @@ log p(v) is bounded from below by the mean-field posterior, with log Z by anneal
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+import dataclasses
+from collections.abc import Sequence
+from typing import Annotated, Any, ClassVar, Literal, Self
 
+import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from reverie.config import recipe
+from reverie.config import recipe, replace
 from reverie.data.schema import Schema
-from reverie.data.space import Space, Wants
-from reverie.estimator import Estimator
+from reverie.data.space import Batch, Space, Wants
+from reverie.errors import InvalidOption
+from reverie.estimator import Estimator, inherit_but
 from reverie.learning.contrastive import ContrastiveDivergence
 from reverie.learning.descent import Descent, ScheduleName
+from reverie.learning.gradient import Gradient
 from reverie.learning.phases import Phase
 from reverie.learning.run import Run
 from reverie.model import check_count, check_positive
+from reverie.nn.unrolled import Unrolled, supervised_loss
+from reverie.probability.bipartite import Bipartite, Clamped
 from reverie.probability.deep import DeepMachine
-from reverie.probability.units import Bernoulli, units
+from reverie.probability.units import Bernoulli, Units, units
 from reverie.rng import Noise
 
 
@@ -35,7 +42,7 @@ class DBM(Estimator):
     family: ClassVar[str] = "dbm"
     defaults: ClassVar[dict[str, Any]] = {"epochs": 100, "batch_size": 100, "ema": 0.999}
 
-    hidden: tuple[int, ...] = Field(default=(128, 128), min_length=1)
+    hidden: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(128, 128), min_length=1)
     """Hidden units of each layer, bottom up."""
     units: Literal["bernoulli", "spin"] = "bernoulli"
     """What the hidden units are: bits or spins."""
@@ -51,14 +58,30 @@ class DBM(Estimator):
     """Share of the old means that a mean-field update keeps."""
     lr: float = Field(default=0.1, gt=0)
     """Learning rate at its highest."""
+    pretrain: float = Field(default=0.0, ge=0)
+    """Passes of pre-training over each pair of layers for every pass of joint training; 0 for none, which centring makes
+    possible."""
+    pretrain_lr: float = Field(default=0.1, gt=0)
+    """Learning rate of pre-training at its highest."""
     momentum: float = Field(default=0.0, ge=0, lt=1)
     """Momentum of the updates."""
     weight_decay: float = Field(default=0.0, ge=0)
     """L2 penalty on the weights."""
     schedule: ScheduleName = "linear"
-    """How the learning rate falls over the budget."""
+    """How every phase's learning rate falls over its budget."""
     centring: float = Field(default=0.01, ge=0, le=1)
     """Rate at which the centring offsets follow the data; 0 turns centring off."""
+    head: bool = False
+    """With y: unroll the machine into a net that ends in a softmax layer (a linear one where y is numbers), instead of
+    giving it label units."""
+    finetune: float = Field(default=0.5, gt=0)
+    """With `head`: passes of backpropagation for every pass of joint training."""
+    finetune_lr: float = Field(default=1e-3, gt=0)
+    """Learning rate of backpropagation (Adam) at its highest."""
+    dropout: float = Field(default=0.5, ge=0, lt=1)
+    """Share of hidden units dropped in backpropagation."""
+    input_dropout: float = Field(default=0.2, ge=0, lt=1)
+    """Share of inputs dropped in backpropagation."""
     products: Literal["float32", "bfloat16"] = "float32"
     """Number format of training's matrix products (sums are float32 in either): bfloat16 is twice as fast on processors
     with instructions for it, and many times slower on others."""
@@ -72,75 +95,231 @@ class DBM(Estimator):
             discrete="binary",
             images=self.pixels,
             missing="refuse",
-            conditions=frozenset({"labels"}),
+            conditions=frozenset({"labels", "vector"} if self.head else {"labels"}),
             mixed=False,
             flat=True,
             partial=True,
         )
 
+    def tuned(self, *, labelled: bool) -> Self:
+        """A model without labels goes on with a head when they come."""
+        return replace(self, head=True) if labelled else self
+
+    def inherit(self, network: nn.Module, trained: nn.Module) -> bool:
+        """A classifier may be new; the machine that it is unrolled from is the trained one's."""
+        return inherit_but(network, trained, "classifier.")
+
     def build(self, space: Space) -> DBMNetwork:
+        if self.head and space.condition is None:
+            raise InvalidOption("head: there is no y to predict; give y, or leave head out")
         layers = [Bernoulli(space.width), *(units(self.units, width) for width in self.hidden)]
         return DBMNetwork(
             layers,
-            labels=space.condition_width,
+            labels=0 if self.head else space.condition_width,
             centring=self.centring,
             l2=self.weight_decay,
             passes=self.passes,
             tolerance=self.tolerance,
             damping=self.damping,
             short_products=self.products == "bfloat16",
+            pretrained=self.pretrain > 0,
             pictures=space.grid is not None,
+            outputs=space.condition_width if self.head else 0,
+            dropout=(self.input_dropout, self.dropout),
+            numbers=space.condition is not None and space.condition.kind == "vector",
         )
 
     def phases(self, network: nn.Module, run: Run, *, fresh: bool) -> list[Phase]:
         assert isinstance(network, DBMNetwork)
-        network.fresh = fresh
+        tuning = Phase("finetune", lambda: self._tuning(network, run), share=self.finetune)
+        if self.head and not fresh:
+            return [tuning]
+        network.fresh = fresh and not self.pretrain
+        found = (
+            [self._stage(network, number, run) for number in range(len(self.hidden))] if self.pretrain and fresh else []
+        )
+        found.append(Phase("joint", lambda: self._contrasting(network, run, self.lr)))
+        return [*found, tuning] if self.head else found
 
-        def joint() -> ContrastiveDivergence:
-            descent = Descent(
-                list(network.parameters()),
-                run,
-                optimizer="sgd",
-                lr=self.lr,
-                momentum=self.momentum,
-                decay=self.schedule,
-            )
-            return ContrastiveDivergence(network, descent, run, sweeps=self.sweeps, chains=self.chains)
+    def _stage(self, network: DBMNetwork, number: int, run: Run) -> Phase:
+        """Layers `number` and `number` + 1 as one machine, on draws of the lower one."""
 
-        return [Phase("joint", joint)]
+        def lift(batch: Batch, noise: Noise) -> Batch:
+            return dataclasses.replace(batch, x=network.lift(batch.x.flatten(1), number, noise), y=None)
+
+        def learner() -> ContrastiveDivergence:
+            return self._contrasting(network, run, self.pretrain_lr, network.stage(number))
+
+        return Phase(f"layer {number + 1}", learner, share=self.pretrain, transform=lift)
+
+    def _contrasting(
+        self, network: DBMNetwork, run: Run, lr: float, machine: Bipartite | None = None
+    ) -> ContrastiveDivergence:
+        part = network.machine_parameters() if machine is None else list(machine.parameters())
+        descent = Descent(part, run, optimizer="sgd", lr=lr, momentum=self.momentum, decay=self.schedule)
+        return ContrastiveDivergence(network, descent, run, sweeps=self.sweeps, chains=self.chains, machine=machine)
+
+    def _tuning(self, network: DBMNetwork, run: Run) -> Gradient:
+        assert network.classifier is not None
+        descent = Descent(list(network.classifier.parameters()), run, lr=self.finetune_lr, decay=self.schedule)
+        return Gradient(network, descent, run, start=lambda batches: network.unroll())
 
 
 class DBMNetwork(DeepMachine):
-    """The machine and what a Model asks of it."""
+    """The machine and what a Model asks of it; with `outputs` a classifier unrolled from it, whose input is x beside the
+    mean-field means of the second hidden layer (Salakhutdinov & Hinton 2009, section 3.3)."""
 
     marginalises = True
 
-    def __init__(self, layers: Any, *, pictures: bool = False, **options: Any) -> None:
+    def __init__(
+        self,
+        layers: Sequence[Units],
+        *,
+        pictures: bool = False,
+        outputs: int = 0,
+        dropout: tuple[float, float] = (0.0, 0.0),
+        numbers: bool = False,
+        **options: Any,
+    ) -> None:
         super().__init__(layers, **options)
-        self.pictures = pictures
+        self.pictures, self.numbers, self.code_width = pictures, numbers, self.widths[self.top]
+        second = self.widths[2] if self.top > 1 else 0
+        widths = [self.widths[0] + second, *self.widths[1 : self.top + 1]]
+        self.classifier = Unrolled(widths, outputs, dropout=dropout) if outputs else None
+
+    def machine_parameters(self) -> list[nn.Parameter]:
+        """W, b, and what the visible units have learned."""
+        return [*self.W, *self.b, *self.even_units.parameters()]
+
+    @property
+    def predicts_y(self) -> bool:
+        """y is predicted from x alone; x does not depend on it."""
+        return self.classifier is not None
 
     @property
     def likelihood(self) -> str:
-        """A bound, of the posterior or of log Z or of both."""
+        """A bound, less a log Z that may be an estimate."""
         return "lower bound" if self.listable else "estimate"
+
+    def limits(self, space: Space) -> dict[str, str]:
+        """Without labels there is nothing to predict, and numbers have no probabilities."""
+        if not self.labels and self.classifier is None:
+            reason = "it was trained without y; reverie.finetune(model, X, y) unrolls it into a classifier"
+            return {"predict": reason, "predict_proba": reason}
+        return {"predict_proba": "y is numbers, not classes"} if self.numbers else {}
+
+    # ------------------------------------------------------------------ the classifier
+
+    def unroll(self) -> None:
+        """The classifier starts from the machine's weights, its head from nearly nothing."""
+        assert self.classifier is not None
+        for number in range(self.top):
+            weights = self.W[number] * (2.0 if 0 < number < self.top - 1 else 1.0)
+            if number == 0 and self.top > 1:
+                weights = torch.cat([weights, self.W[1].t()])
+            self.classifier.begin_from(number, weights, self.b[number + 1])
+
+    @torch.no_grad()
+    def beside(self, x: Tensor) -> Tensor:
+        """x and behind it the posterior means of the second hidden layer, the classifier's input."""
+        if self.top == 1:
+            return x
+        return torch.cat([x, self.split(*self.infer(x))[2]], 1)
+
+    def loss(self, batch: Batch, noise: Noise, progress: float) -> dict[str, Tensor]:
+        """The classifier's loss of every row, (n,)."""
+        assert self.classifier is not None
+        if batch.y is None:
+            raise InvalidOption("y: this dbm ends in a layer that predicts y; give y to go on training it")
+        outputs = self.classifier(self.beside(batch.x.flatten(1)), noise if self.training else None)
+        return supervised_loss(outputs, batch.y.to(outputs.dtype), self.numbers)
+
+    def classify(self, x: Tensor, observed: Tensor | None) -> Tensor:
+        """log p(y | x), (n, K), by the classifier, or by the bounds on log p(x, y); numbers by a linear head."""
+        if self.classifier is not None:
+            outputs: Tensor = self.classifier(self.beside(x))
+            return outputs if self.numbers else torch.log_softmax(outputs.double(), 1)
+        return torch.log_softmax(self.precise().class_bounds(x.double()), 1)
+
+    def class_log_prior(self) -> Tensor:
+        """log p(y) under the machine itself, (K,) in float64."""
+        return torch.log_softmax(self.class_log_partitions(), 0)
+
+    # ------------------------------------------------------------------ verbs
 
     def log_prob(
         self, x: Tensor, observed: Tensor | None, y: Tensor | None, noise: Noise, *, samples: int = 0
     ) -> Tensor:
-        """The mean-field bound on log p(v), (n,) nats, less log Z; with `samples` draws from the posterior the
-        importance-weighted bound, which is tighter. With y of log p(v | y)."""
-        return self.precise().bound(x.double(), noise, samples) - self.log_partition()
+        """The mean-field bound on log p(x), with y on log p(x | y), (n,) nats; with `samples` draws from the posterior
+        the importance-weighted bound, which is tighter."""
+        if samples:
+            check_count(samples, "samples")
+        machine, v = self.precise(), x.double()
+        if not self.labels:
+            return machine.bound(v, noise, samples) - self.log_partition()
+        bounds = machine.class_bounds(v, noise, samples)
+        if y is None:
+            return torch.logsumexp(bounds, 1) - self.log_partition()
+        return (bounds * y).sum(1) - y.double() @ self.class_log_partitions()
 
     def sample(
         self, noise: Noise, y: Tensor | None, *, sweeps: int = 500, mean: bool | None = None, temperature: float = 1.0
     ) -> Tensor:
-        """Chains from independent units after `sweeps` of Gibbs sampling."""
+        """Chains from independent units after `sweeps` of Gibbs sampling of exp(-E / temperature), the label clamped to
+        y; with mean=True the last visible probabilities instead of a draw. Default: probabilities for images, which show
+        as grey levels, draws for tables."""
         check_count(sweeps, "sweeps")
         check_positive(temperature, "temperature")
-        even = self.gibbs(self.fantasy(noise), sweeps - 1, noise, temperature=temperature)
+        held, held_odd = self._label_held(y)
+        even = self.fantasy(noise)
+        even = even if held is None else torch.where(*held, even)
+        even = self.gibbs(even, sweeps - 1, noise, temperature=temperature, clamped=held, clamped_odd=held_odd)
         odd = self.odd.sample_at(self.odd_field(even), noise, temperature)
-        field = self.even_field(odd)
-        visible = slice(0, self.widths[0])
+        odd = odd if held_odd is None else torch.where(*held_odd, odd)
+        field, visible = self.even_field(odd), slice(0, self.widths[0])
         if self.pictures if mean is None else mean:
             return self.even.mean_at(field, temperature)[:, visible]
         return self.even.sample_at(field, noise, temperature)[:, visible]
+
+    def _label_held(self, y: Tensor | None) -> tuple[Clamped | None, Clamped | None]:
+        """The label clamped to y, among the even units or among the odd ones."""
+        if y is None or not self.labels:
+            return None, None
+        group = self.odd if (self.depth - 1) % 2 else self.even
+        where = torch.arange(group.width, device=y.device) >= group.width - self.labels
+        values = torch.cat([y.new_zeros(len(y), group.width - self.labels), y], 1).to(self.b[0].dtype)
+        return (None, (where, values)) if (self.depth - 1) % 2 else ((where, values), None)
+
+    def encode(self, x: Tensor, observed: Tensor | None, y: Tensor | None) -> Tensor:
+        """Mean-field means of the highest hidden layer, (n, hidden[-1])."""
+        return self.split(*self.infer(x, y))[self.top]
+
+    def decode(self, z: Tensor, y: Tensor | None) -> Tensor:
+        """Means of x by one pass down from the highest hidden layer, weights doubled where a layer lacks the one below."""
+        for number in reversed(range(self.top)):
+            double = 2.0 if number else 1.0
+            z = self.layers[number].mean(torch.addmm(self.b[number], z, self.W[number].t(), alpha=double))
+        return z
+
+    def conditional(
+        self, x: Tensor, observed: Tensor, y: Tensor | None, noise: Noise, *, mean: bool, sweeps: int = 200
+    ) -> Tensor:
+        """Clamped Gibbs sampling of the missing units, the label clamped to y where it is given; `mean` averages their
+        means over the second half."""
+        held, held_odd = self._label_held(y)
+        even, visible = self.fantasy(noise), slice(0, self.widths[0])
+        where = torch.zeros_like(even, dtype=torch.bool)
+        where[:, visible] = observed
+        values = even.clone()
+        values[:, visible] = x
+        if held is not None:
+            where, values = where | held[0], torch.where(*held, values)
+        even = torch.where(where, values, even)
+        total = torch.zeros_like(x)
+        for sweep in range(sweeps):
+            odd = self.up(even, noise)
+            field = self.even_field(odd if held_odd is None else torch.where(*held_odd, odd))
+            even = torch.where(where, values, self.even.sample(field, noise))
+            if mean and sweep >= sweeps // 2:
+                total += self.even.mean(field)[:, visible]
+        return torch.where(observed, x, total / (sweeps - sweeps // 2)) if mean else even[:, visible]

@@ -172,11 +172,7 @@ class RBMNetwork(Restricted):
 
     def _scores(self, x: Tensor) -> Tensor:
         """-F(v, y) in float64, (n, K)."""
-        machine = self.precise()
-        v = x.double()
-        scores = machine.class_scores(v) + (v @ machine.b[: self.data_width])[:, None]
-        own = machine.data_units.energy(v)
-        return scores if own is None else scores - own[:, None]
+        return self.precise().label_scores(x.double())
 
     def energy(self, x: Tensor) -> Tensor:
         """The free energy F(v) in float64, labels summed out, (n,)."""
@@ -204,7 +200,7 @@ class RBMNetwork(Restricted):
         check_positive(temperature, "temperature")
         v, clamped = self.fantasy(noise), None
         if y is not None and self.labels:
-            v = self._with_label(v[:, : self.data_width], y)
+            v = self.rows(v[:, : self.data_width], y)
             clamped = (self._places(), v)
         v = self.gibbs(v, sweeps - 1, noise, temperature=temperature, clamped=clamped)
         odd = self.odd.sample_at(self.odd_field(v), noise, temperature)
@@ -217,26 +213,13 @@ class RBMNetwork(Restricted):
         """Which visible columns hold the label, (visible,)."""
         return torch.arange(self.visible.width, device=self.W.device) >= self.data_width
 
-    def _with_label(self, x: Tensor, y: Tensor) -> Tensor:
-        return torch.cat([x, y.to(x.dtype)], 1)
-
     def class_log_prior(self) -> Tensor:
         """log p(y) under the machine itself, (K,) in float64."""
         return torch.log_softmax(self.class_log_partitions(), 0)
 
     def encode(self, x: Tensor, observed: Tensor | None, y: Tensor | None) -> Tensor:
         """E[h | v], for bits p(h = 1 | v), (n, hidden); E[h | v, y] where y is given, else labels are summed out."""
-        if not self.labels:
-            return self.hidden_given(x)
-        if y is not None:
-            return self.hidden_given(self._with_label(x, y))
-        chance = torch.softmax(self.class_scores(x), 1)
-        codes = torch.zeros(len(x), self.code_width, dtype=x.dtype, device=x.device)
-        for k in range(self.labels):
-            label = torch.zeros_like(chance)
-            label[:, k] = 1
-            codes += chance[:, k : k + 1] * self.hidden_given(self._with_label(x, label))
-        return codes
+        return self.hidden_mean(x, y)
 
     def decode(self, z: Tensor, y: Tensor | None) -> Tensor:
         """E[v | h], for bits p(v = 1 | h), (n, visible)."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -20,6 +21,9 @@ from reverie.probability.units import Units
 from reverie.rng import Noise, RowNoise, stream
 
 _BLOCK_BITS = 10
+
+Clamped: TypeAlias = tuple[Tensor, Tensor]
+"""Where units of a group keep their values, and those values; (n, width) each, or what broadcasts to it."""
 
 
 class Bipartite(Machine):
@@ -113,15 +117,14 @@ class Bipartite(Machine):
         noise: Noise,
         *,
         temperature: float = 1.0,
-        clamped: tuple[Tensor, Tensor] | None = None,
+        clamped: Clamped | None = None,
+        clamped_odd: Clamped | None = None,
     ) -> Tensor:
-        """`sweeps` of block Gibbs sampling o | e, e | o of exp(-E / T); `clamped` is (where, values) of even units that
-        keep their values."""
+        """`sweeps` of block Gibbs sampling o | e, e | o of exp(-E / T); `clamped` are even units that keep their values,
+        `clamped_odd` odd ones."""
         for _ in range(sweeps):
-            odd = self.odd.sample_at(self.odd_field(even), noise, temperature)
-            even = self.even.sample_at(self.even_field(odd), noise, temperature)
-            if clamped is not None:
-                even = torch.where(clamped[0], clamped[1], even)
+            odd = _held(self.odd.sample_at(self.odd_field(even), noise, temperature), clamped_odd)
+            even = _held(self.even.sample_at(self.even_field(odd), noise, temperature), clamped)
         return even
 
     def walk(self, noise: Noise, sweeps: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -236,6 +239,10 @@ class _Side:
             return gain, self.own.sample((1 - b) * self.base + b * self.field(other), noise)
 
         return move
+
+
+def _held(states: Tensor, clamped: Clamped | None) -> Tensor:
+    return states if clamped is None else torch.where(clamped[0], clamped[1], states)
 
 
 def _bits(group: Units) -> float:

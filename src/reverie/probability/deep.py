@@ -7,6 +7,7 @@ group with the other summed out. A label is one more layer, a softmax unit above
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from reverie.probability.bipartite import Bipartite
-from reverie.probability.restricted import Side
+from reverie.probability.restricted import Penalties, Restricted, Side
 from reverie.probability.units import Categorical, SideBySide, Units
 from reverie.rng import Noise
 
@@ -41,20 +42,29 @@ class DeepMachine(Bipartite):
         tolerance: float = 1e-3,
         damping: float = 0.0,
         short_products: bool = False,
+        pretrained: bool = False,
     ) -> None:
         super().__init__(labels)
         layers = [*layers, Categorical(1, labels)] if labels else list(layers)
         self.depth, self.widths = len(layers), [layer.width for layer in layers]
         self.even_units, self.odd_units = SideBySide(layers[::2]), SideBySide(layers[1::2])
-        pairs = zip(self.widths, self.widths[1:], strict=False)
+        pairs = itertools.pairwise(self.widths)
         self.W = nn.ParameterList(0.01 * torch.randn(low, high) for low, high in pairs)
         self.b = nn.ParameterList(torch.zeros(width) for width in self.widths)
+        # visible biases of the machines that pre-training stacks; the deep machine has no use for them afterwards
+        inner = self.widths[1 : self.top] if pretrained else []
+        self.stage_bias = nn.ParameterList(torch.zeros(width) for width in inner)
         # running means of what training inferred: the centring offsets, and where chains and annealing start
         for name, group in (("even_mean", self.even_units), ("odd_mean", self.odd_units)):
             self.register_buffer(name, group.mean(torch.zeros(1, group.width))[0].detach())
         self.centring, self.l2, self.short_products = centring, l2, short_products
         self.passes, self.tolerance, self.damping = passes, tolerance, damping
         self.fresh = True
+
+    @property
+    def top(self) -> int:
+        """The number of the highest layer of hidden units."""
+        return self.depth - 1 - bool(self.labels)
 
     @property
     def layers(self) -> list[Units]:
@@ -127,7 +137,7 @@ class DeepMachine(Bipartite):
         to make up for: the pass that pre-training trained."""
         layers, means = self.layers, [x]
         for number in range(1, self.depth):
-            double = 2.0 if number + 1 < self.depth else 1.0
+            double = 2.0 if number < self.top else 1.0
             field = self._add(self.b[number], double * means[-1], self.W[number - 1])
             means.append(layers[number].mean(field))
         return means
@@ -190,7 +200,36 @@ class DeepMachine(Bipartite):
             weights.append(partition - (field * h).sum(1) - self.even_energy(torch.cat([x, h], 1)))
         return torch.logsumexp(torch.stack(weights), 0) - math.log(samples)
 
+    def class_bounds(self, x: Tensor, noise: Noise | None = None, samples: int = 0) -> Tensor:
+        """log p(x, y = k) + log Z from below for every class, (n, K)."""
+        bounds = [self.of_class(k).bound(x, noise, samples) for k in range(self.labels)]
+        return torch.stack(bounds, 1) + self.label_bias
+
     # ------------------------------------------------------------------ learning
+
+    def stage(self, number: int) -> Restricted:
+        """The machine of layers `number` and `number` + 1 that pre-training trains, on this machine's own tensors.
+
+        Weights count twice towards a layer that will have a neighbour on its other side too (Salakhutdinov & Hinton
+        2009, section 3.1): upwards but into the top layer, downwards but into the visible one.
+        """
+        below, above = self.layers[number], self.layers[number + 1]
+        machine = Restricted(below, above, centring=self.centring, short_products=self.short_products)
+        machine.W, machine.c = self.W[number], self.b[number + 1]
+        machine.b = self.stage_bias[number - 1] if number else self.b[0]
+        machine.v_offset, machine.h_offset = self.part_of_mean(number), self.part_of_mean(number + 1)
+        machine.up_scale = 2.0 if number + 1 < self.top else 1.0
+        machine.down_scale = 2.0 if number else 1.0
+        machine.penalties = Penalties(l2=self.l2)
+        return machine
+
+    def lift(self, x: Tensor, number: int, noise: Noise) -> Tensor:
+        """Draws of layer `number` by the pass that pre-training trained, (n, width)."""
+        for layer in range(number):
+            double = 2.0 if layer + 1 < self.top else 1.0
+            field = torch.addmm(self.b[layer + 1], x, self.W[layer], alpha=double)
+            x = self.layers[layer + 1].sample(field, noise)
+        return x
 
     def rows(self, x: Tensor, y: Tensor | None) -> Tensor:
         """The data and behind them the labels, zeros where there is none, (n, visible + labels)."""

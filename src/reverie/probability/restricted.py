@@ -51,6 +51,8 @@ class Restricted(Bipartite):
     offsets, and the cached log Z with its stamp. With `labels` the last so many columns of the visible layer are a
     softmax unit that holds the class."""
 
+    up_scale = down_scale = 1.0
+    """What the weights count for on the way up and on the way down: 2 stands for a twin layer that shares the weights."""
     v_offset: Tensor
     h_offset: Tensor
     activity: Tensor
@@ -120,14 +122,14 @@ class Restricted(Bipartite):
     def odd_field(self, even: Tensor) -> Tensor:
         """c + v W, (n, hidden)."""
         if self.short_products and self.training:
-            return self._product(even, self.W) + self.c
-        return torch.addmm(self.c, even, self.W)
+            return torch.add(self.c, self._product(even, self.W), alpha=self.up_scale)
+        return torch.addmm(self.c, even, self.W, alpha=self.up_scale)
 
     def even_field(self, odd: Tensor) -> Tensor:
         """b + W h, (n, visible)."""
         if self.short_products and self.training:
-            return self._product(odd, self.W.t()) + self.b
-        return torch.addmm(self.b, odd, self.W.t())
+            return torch.add(self.b, self._product(odd, self.W.t()), alpha=self.down_scale)
+        return torch.addmm(self.b, odd, self.W.t(), alpha=self.down_scale)
 
     def hidden_given(self, v: Tensor) -> Tensor:
         """E[h | v], for bits p(h_j = 1 | v), (n, hidden)."""
@@ -193,7 +195,8 @@ class Restricted(Bipartite):
         total([dw])
         db, dc = nv - pv, nh - ph
         if self.centring:
-            db, dc = db - dw @ l, dc - m @ dw  # a step on the centred W moves the plain biases too
+            # a step on the centred W moves the plain biases too
+            db, dc = db - self.down_scale * (dw @ l), dc - self.up_scale * (m @ dw)
         self._penalise(dw, dc, pv, ph)
         learned = {parameter: own[1][parameter] - own[0][parameter] for parameter in own[0]}
         return {self.W: dw, self.b: db, self.c: dc, **learned}
@@ -248,6 +251,21 @@ class Restricted(Bipartite):
         field = torch.addmm(self.c, x, data) if field is None else field
         scores = [self.hidden.log_partition(field + row) for row in labels]
         return torch.stack(scores, 1) + self.label_bias
+
+    def label_scores(self, x: Tensor) -> Tensor:
+        """-F(v, y), (n, K)."""
+        scores = self.class_scores(x) + (x @ self.b[: self.data_width])[:, None]
+        own = self.data_units.energy(x)
+        return scores if own is None else scores - own[:, None]
+
+    def hidden_mean(self, x: Tensor, y: Tensor | None) -> Tensor:
+        """E[h | v, y], or E[h | v] with the label summed out, (n, hidden)."""
+        if not self.labels or y is not None:
+            return self.hidden_given(self.rows(x, y))
+        chance = torch.softmax(self.class_scores(x), 1)
+        classes = torch.eye(self.labels, dtype=x.dtype, device=x.device)
+        means = [self.hidden_given(self.rows(x, row.expand(len(x), -1))) for row in classes]
+        return torch.einsum("nk,knh->nh", chance, torch.stack(means))
 
     def discriminate(
         self, x: Tensor, y: Tensor, share: Tensor, total: Callable[[Sequence[Tensor]], None]
