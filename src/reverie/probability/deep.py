@@ -149,10 +149,10 @@ class DeepMachine(Bipartite):
             means[-1] = self._known(means[-1], y)
         even, odd = torch.cat(means[::2], 1), torch.cat(means[1::2], 1)
         for _ in range(self.passes):
-            before = even
-            even = self._damped(self.even_means(x, odd, y), before)
-            odd = self._damped(self.hold_odd(self.odd.mean(self.odd_field(even)), y), odd)
-            if float((even - before).abs().max()) < self.tolerance:
+            before = odd
+            odd = self._damped(self.hold_odd(self.odd.mean(self.odd_field(even)), y), before)
+            even = self._damped(self.even_means(x, odd, y), even)
+            if float((odd - before).abs().max()) < self.tolerance:
                 break
         return even, odd
 

@@ -69,7 +69,8 @@ class Machine(nn.Module, ABC):
         if not self.labels:
             return self._listed()
         parts = [self.of_class(k)._listed() for k in range(self.labels)]
-        self._classes.copy_(torch.tensor(parts) + self.label_bias.double())
+        values = torch.tensor(parts, dtype=torch.float64).to(self.label_bias.device)
+        self._classes.copy_(values + self.label_bias.double())
         return float(torch.logsumexp(self._classes, 0))
 
     @torch.no_grad()
