@@ -21,6 +21,7 @@ from reverie.evaluation import log_partition as log_partition
 from reverie.evaluation import mixing as mixing
 from reverie.learning.training import Training as Training
 from reverie.model import Model as Model
+from reverie.models.autoencoder import Autoencoder as Autoencoder
 from reverie.models.bayesian_mixture import BayesianGaussianMixture as BayesianGaussianMixture
 from reverie.models.dbm import DBM as DBM
 from reverie.models.dbn import DBN as DBN

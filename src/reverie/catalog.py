@@ -201,6 +201,15 @@ _BUILT_IN = (
         machine=True,
     ),
     Family(
+        name="autoencoder",
+        path="reverie.models.autoencoder:Autoencoder",
+        title="Deep autoencoder",
+        summary="a code of few numbers and back, plain, denoising or contractive, from random weights or from machines",
+        can=("sample", "encode", "decode", "reconstruct", "interpolate"),
+        kinds=("number", "integer", "category", "boolean", "datetime", "image"),
+        holes=True,
+    ),
+    Family(
         name="vae",
         path="reverie.models.vae:VAE",
         title="Variational autoencoder",

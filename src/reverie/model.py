@@ -488,7 +488,10 @@ class Model:
     def _codes(self, X: Any, y: Any) -> Iterator[tuple[Table, Tensor, Tensor | None]]:
         self._require_y(y)
         for start, table, prepared in self.intake.prepared(X, y, self.chunk):
-            x = self.codec.noise(prepared.x, self._noise(0, "binarise", len(prepared), start)).to(self.device)
+            if getattr(self.network, "reads_middle", False):
+                x = self.codec.middle(prepared.x).to(self.device)
+            else:
+                x = self.codec.noise(prepared.x, self._noise(0, "binarise", len(prepared), start)).to(self.device)
             condition = _moved(prepared.y, self.device)
             with torch.inference_mode():
                 codes = self.network.encode(x, _moved(prepared.observed, self.device), condition)  # type: ignore[operator]

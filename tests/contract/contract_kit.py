@@ -22,6 +22,7 @@ from reverie.config import replace
 from reverie.data.dataset import Dataset, as_dataset
 from reverie.estimator import Estimator
 from reverie.model import Model
+from reverie.models.autoencoder import Autoencoder
 from reverie.models.bayesian_mixture import BayesianGaussianMixture
 from reverie.models.dbm import DBM
 from reverie.models.dbn import DBN
@@ -87,6 +88,7 @@ KIT: dict[str, Kit] = {
         DBN(hidden=(6, 5), chains=20), {"epochs": 4}, phases=2, quick_sample={"sweeps": 3}, long_chains=True, size=None
     ),
     "dbm": Kit(DBM(hidden=(6, 5), chains=20), {"epochs": 2}, quick_sample={"sweeps": 3}, long_chains=True, size=None),
+    "autoencoder": Kit(Autoencoder(hidden=(12,), code=2), {"epochs": 4, "batch_size": 50}, phases=2, size="code"),
     "vae": Kit(VAE(latent=2, encoder=SMALL, decoder=SMALL), {"epochs": 4, "batch_size": 50, "ema": 0.9}),
     "gan": Kit(GAN(latent=3, generator=SMALL, discriminator=SMALL), {"epochs": 2, "batch_size": 50, "ema": 0.9}),
 }

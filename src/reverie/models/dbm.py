@@ -131,7 +131,7 @@ class DBM(Estimator):
 
     def phases(self, network: nn.Module, run: Run, *, fresh: bool) -> list[Phase]:
         assert isinstance(network, DBMNetwork)
-        tuning = Phase("finetune", lambda: self._tuning(network, run), share=self.finetune)
+        tuning = Phase("finetune", lambda: self._tuning(network, run), share=self.finetune, middle=True)
         if self.head and not fresh:
             return [tuning]
         network.fresh = fresh and not self.pretrain

@@ -117,7 +117,7 @@ class DBN(Estimator):
 
     def phases(self, network: nn.Module, run: Run, *, fresh: bool) -> list[Phase]:
         assert isinstance(network, DBNNetwork)
-        tuning = Phase("finetune", lambda: self._tuning(network, run), share=self.finetune)
+        tuning = Phase("finetune", lambda: self._tuning(network, run), share=self.finetune, middle=True)
         if self.head and not fresh:
             return [tuning]
         found = []

@@ -11,7 +11,6 @@ with its reverse.
 
 from __future__ import annotations
 
-import itertools
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -29,7 +28,7 @@ from reverie.learning.phases import Phase
 from reverie.learning.run import Run
 from reverie.model import check_count, check_positive
 from reverie.probability.restricted import Penalties, Restricted
-from reverie.probability.units import Bernoulli, Categorical, Gaussian, SideBySide, Units, units
+from reverie.probability.units import units, units_of
 from reverie.rng import Noise
 
 
@@ -105,7 +104,7 @@ class RBM(Estimator):
         if self.discriminative and not labels:
             raise InvalidOption("discriminative: there are no labels to tell apart; give y, or leave it at 0")
         return RBMNetwork(
-            _visible(space),
+            units_of(space),
             units(self.units, self.hidden, learn_variance=False),
             labels=labels,
             centring=self.centring,
@@ -132,21 +131,6 @@ class RBM(Estimator):
             )
 
         return [Phase("train", learner)]
-
-
-def _visible(space: Space) -> Units:
-    """One layer of units for every run of columns alike."""
-    layers: list[Units] = []
-    for kind, run in itertools.groupby(
-        space.blocks, key=lambda block: (block.kind, block.kind == "category" and block.width)
-    ):
-        blocks = list(run)
-        width = sum(block.width for block in blocks)
-        if kind[0] == "category":
-            layers.append(Categorical(len(blocks), blocks[0].width))
-        else:
-            layers.append(Gaussian(width) if kind[0] == "real" else Bernoulli(width))
-    return layers[0] if len(layers) == 1 else SideBySide(layers)
 
 
 class RBMNetwork(Restricted):

@@ -1,9 +1,11 @@
-"""A feed-forward network of affine maps and logistic units with a linear head: what stacks of machines unroll into."""
+"""Feed-forward networks of affine maps and activations with a linear head: what stacks of machines unroll into, and a pair
+of them that mirror each other."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -11,26 +13,38 @@ from torch import Tensor, nn
 
 from reverie.rng import Noise
 
+Activation = Literal["sigmoid", "tanh", "relu", "silu"]
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "sigmoid": torch.sigmoid,
+    "tanh": torch.tanh,
+    "relu": torch.relu,
+    "silu": F.silu,
+}
+
 
 class Unrolled(nn.Module):
-    """x -> logistic(W1 x + b1) -> ... -> W x + b: `widths` from the input to the last hidden layer, `outputs` of the head
-    (0 leaves it out). Dropout (Srivastava et al. 2014) with the shares `dropout` (of the input, of the hidden units) draws
+    """x -> a(W1 x + b1) -> ... -> W x + b: `widths` from the input to the last hidden layer, `outputs` of the head (0 leaves
+    it out), `activation` a the logistic function unless said otherwise. Dropout (Srivastava et al. 2014) with the shares `dropout` (of the input, of the hidden units) draws
     from the noise that training passes; without noise nothing is dropped."""
 
-    def __init__(self, widths: Sequence[int], outputs: int = 0, *, dropout: tuple[float, float] = (0.0, 0.0)) -> None:
+    def __init__(
+        self,
+        widths: Sequence[int],
+        outputs: int = 0,
+        *,
+        dropout: tuple[float, float] = (0.0, 0.0),
+        activation: Activation = "sigmoid",
+    ) -> None:
         super().__init__()
         pairs = itertools.pairwise(widths)
         self.maps = nn.ModuleList(nn.Linear(below, above) for below, above in pairs)
         self.head = nn.Linear(widths[-1], outputs) if outputs else None
-        self.dropout = dropout
-        if self.head is not None:
-            nn.init.normal_(self.head.weight, std=0.01)
-            nn.init.zeros_(self.head.bias)
+        self.dropout, self.activation = dropout, ACTIVATIONS[activation]
 
     @torch.no_grad()
     def begin_from(self, number: int, weights: Tensor, bias: Tensor) -> None:
-        """Map `number` takes these weights (below, above) and biases (above,)."""
-        layer = self.maps[number]
+        """Map `number` (the head's follows the last) takes these weights (below, above) and biases (above,)."""
+        layer = self.head if number == len(self.maps) else self.maps[number]
         assert isinstance(layer, nn.Linear)
         layer.weight.copy_(weights.t())
         layer.bias.copy_(bias)
@@ -39,7 +53,7 @@ class Unrolled(nn.Module):
         """Every layer's values, (n, width), the input's first."""
         values = [self._dropped(x, self.dropout[0], noise)]
         for layer in self.maps:
-            values.append(self._dropped(torch.sigmoid(layer(values[-1])), self.dropout[1], noise))
+            values.append(self._dropped(self.activation(layer(values[-1])), self.dropout[1], noise))
         return values
 
     def forward(self, x: Tensor, noise: Noise | None = None) -> Tensor:
@@ -52,6 +66,46 @@ class Unrolled(nn.Module):
             return values
         kept = noise.uniform(values.shape[1]).to(values.dtype) >= share
         return values * kept / (1 - share)
+
+
+class Mirrored(nn.Module):
+    """An encoder from `widths[0]` numbers to a code of `code`, and a decoder with the same layers in reverse; `tied` gives
+    the decoder the encoder's weights, transposed, and biases of its own."""
+
+    def __init__(
+        self, widths: Sequence[int], code: int, *, tied: bool = False, activation: Activation = "sigmoid"
+    ) -> None:
+        super().__init__()
+        self.encoder = Unrolled(widths, code, activation=activation)
+        back = [code, *reversed(widths[1:])]
+        self.decoder = None if tied else Unrolled(back, widths[0], activation=activation)
+        self.biases = nn.ParameterList(torch.zeros(width) for width in (*back[1:], widths[0])) if tied else None
+
+    def encode(self, x: Tensor) -> Tensor:
+        code: Tensor = self.encoder(x)
+        return code
+
+    def decode(self, z: Tensor) -> Tensor:
+        if self.decoder is not None:
+            found: Tensor = self.decoder(z)
+            return found
+        assert self.biases is not None
+        weights = [layer.weight for layer in (*self.encoder.maps, self.encoder.head)]
+        for number, (weight, bias) in enumerate(zip(reversed(weights), self.biases, strict=True)):
+            z = F.linear(z, weight.t(), bias)
+            z = self.encoder.activation(z) if number + 1 < len(weights) else z
+        return z
+
+    @torch.no_grad()
+    def begin_from(self, number: int, weights: Tensor, up: Tensor, down: Tensor) -> None:
+        """Layer `number` of the encoder and its mirror image take these weights (below, above) and biases of both ways."""
+        self.encoder.begin_from(number, weights, up)
+        back = len(self.encoder.maps) - number
+        if self.decoder is not None:
+            self.decoder.begin_from(back, weights.t(), down)
+        else:
+            assert self.biases is not None
+            self.biases[back].copy_(down)
 
 
 def supervised_loss(outputs: Tensor, y: Tensor, numbers: bool) -> dict[str, Tensor]:

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from reverie.data.space import Space
 from reverie.probability.exponential_family import LOG_2PI
 from reverie.rng import Noise
 
@@ -325,6 +326,21 @@ class SideBySide(Units):
 
     def learned(self, x: Tensor, weight: Tensor | None) -> dict[nn.Parameter, Tensor]:
         return {key: value for part, own in self._cut(x) for key, value in part.learned(own, weight).items()}
+
+
+def units_of(space: Space) -> Units:
+    """The layer of units that these columns are: bits, softmax units of as many levels, or numbers of learned variance."""
+    layers: list[Units] = []
+    for kind, run in itertools.groupby(
+        space.blocks, key=lambda block: (block.kind, block.kind == "category" and block.width)
+    ):
+        blocks = list(run)
+        width = sum(block.width for block in blocks)
+        if kind[0] == "category":
+            layers.append(Categorical(len(blocks), blocks[0].width))
+        else:
+            layers.append(Gaussian(width) if kind[0] == "real" else Bernoulli(width))
+    return layers[0] if len(layers) == 1 else SideBySide(layers)
 
 
 def units(kind: Kind, count: int, levels: int = 2, *, learn_variance: bool = True) -> Units:

@@ -1,0 +1,258 @@
+"""Deep autoencoder (Hinton & Salakhutdinov 2006): a code of few numbers from which the row can be rebuilt.
+
+z = encoder(x), x' = decoder(z), logistic hidden layers and a linear code, the decoder mirroring the encoder. Learned by
+backpropagation of the error of x', from random weights or from restricted Boltzmann machines learned one on the other.
+Denoising (Vincent et al. 2008): x' is to be x although the encoder sees a spoilt x. Contractive (Rifai et al. 2011): the
+encoder's Jacobian is kept small, sum_ij (dz_j / dx_i)^2 added to the loss.
+
+It has no likelihood. Samples decode draws from one normal fitted to the codes of the training rows.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from reverie.config import recipe, replace
+from reverie.data.schema import Schema
+from reverie.data.space import Batch, Block, Space, Wants
+from reverie.errors import InvalidOption
+from reverie.estimator import Estimator
+from reverie.learning.contrastive import ContrastiveDivergence
+from reverie.learning.descent import Descent, OptimizerName, ScheduleName
+from reverie.learning.em import ExpectationMaximisation
+from reverie.learning.gradient import Gradient
+from reverie.learning.phases import Phase
+from reverie.learning.run import Run
+from reverie.nn.unrolled import Mirrored
+from reverie.probability.restricted import Restricted
+from reverie.probability.units import Bernoulli, Gaussian, units_of
+from reverie.rng import Noise
+
+_CODE_RATE = 0.1
+"""A machine with numbers for hidden units bears a tenth of the learning rate (Hinton & Salakhutdinov 2006)."""
+
+
+@recipe
+class Autoencoder(Estimator):
+    """Deep autoencoder, plain, denoising or contractive, for tables of any columns and for images."""
+
+    family: ClassVar[str] = "autoencoder"
+    defaults: ClassVar[dict[str, Any]] = {"epochs": 50, "batch_size": 100, "ema": 0.999}
+
+    hidden: tuple[Annotated[int, Field(ge=1)], ...] = (256, 64)
+    """Units of the encoder's hidden layers, from the data up; the decoder has them in reverse."""
+    code: int = Field(default=16, ge=1)
+    """Numbers in a code."""
+    pretrain: float = Field(default=0.0, ge=0)
+    """Passes over each pair of layers as a restricted Boltzmann machine for every pass of backpropagation; 0 for none."""
+    pretrain_lr: float = Field(default=0.1, gt=0)
+    """Learning rate of pre-training at its highest."""
+    activation: Literal["auto", "sigmoid", "tanh", "relu", "silu"] = "auto"
+    """Nonlinearity of the hidden layers; auto is sigmoid with pre-training, which needs it, and silu without."""
+    tied: bool = False
+    """The decoder's weights are the encoder's, transposed."""
+    error: Literal["auto", "squared", "cross_entropy"] = "auto"
+    """Error of bits and grey levels: squared, or cross-entropy (auto); numbers have squared error, categories
+    cross-entropy."""
+    corruption: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the cells that the encoder sees as 0 in training (a denoising autoencoder)."""
+    contraction: float = Field(default=0.0, ge=0)
+    """Weight of the squared norm of the encoder's Jacobian (a contractive autoencoder)."""
+    optimizer: OptimizerName = "adam"
+    """Optimizer of backpropagation."""
+    lr: float = Field(default=1e-3, gt=0)
+    """Learning rate of backpropagation at its highest."""
+    schedule: ScheduleName = "cosine"
+    """How every phase's learning rate falls over its budget."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    """Weight decay of backpropagation."""
+
+    def wants(self, schema: Schema) -> Wants:
+        return Wants(
+            family=self.family,
+            kinds=frozenset({"number", "integer", "category", "boolean", "datetime", "image"}),
+            discrete="round",
+            images="binary",
+            missing="flag",
+            density=False,
+            flat=True,
+        )
+
+    def resolve(self, space: Space) -> Self:
+        if self.pretrain and self.activation not in ("auto", "sigmoid"):
+            raise InvalidOption(f"activation: machines of bits unroll into sigmoid layers, not {self.activation}")
+        activation = ("sigmoid" if self.pretrain else "silu") if self.activation == "auto" else self.activation
+        return replace(self, activation=activation, error="cross_entropy" if self.error == "auto" else self.error)
+
+    def build(self, space: Space) -> AutoencoderNetwork:
+        return AutoencoderNetwork(self, space)
+
+    def phases(self, network: nn.Module, run: Run, *, fresh: bool) -> list[Phase]:
+        assert isinstance(network, AutoencoderNetwork)
+        found = []
+        if self.pretrain and fresh:
+            found = [self._machine(network, number, run) for number in range(len(network.machines))]
+
+        def tuning() -> Gradient:
+            parameters = list(network.nets.parameters())
+            descent = Descent(
+                parameters,
+                run,
+                optimizer=self.optimizer,
+                lr=self.lr,
+                weight_decay=self.weight_decay,
+                decay=self.schedule,
+            )
+            start = (lambda batches: network.unroll()) if self.pretrain and fresh else None
+            return Gradient(network, descent, run, start=start)
+
+        def counting() -> ExpectationMaximisation:
+            return ExpectationMaximisation(network, run, tol=0.0, fresh=False)
+
+        found.append(Phase("backpropagation", tuning, middle=True))
+        return [*found, Phase("codes", counting, share=1e-6, middle=True)]
+
+    def _machine(self, network: AutoencoderNetwork, number: int, run: Run) -> Phase:
+        machine = network.machine(number)
+        last = number == len(network.machines) - 1
+
+        def lift(batch: Batch, noise: Noise) -> Batch:
+            x = batch.x.flatten(1)
+            for below in range(number):
+                x = network.machine(below).hidden_given(x)
+            return dataclasses.replace(batch, x=x)
+
+        def learner() -> ContrastiveDivergence:
+            lr = self.pretrain_lr * (_CODE_RATE if last or (network.has_numbers and number == 0) else 1.0)
+            descent = Descent(list(machine.parameters()), run, optimizer="sgd", lr=lr, decay=self.schedule)
+            return ContrastiveDivergence(network, descent, run, sweeps=1, chains=0, machine=machine)
+
+        return Phase(f"layer {number + 1}", learner, share=self.pretrain, transform=lift, middle=True)
+
+
+class AutoencoderNetwork(nn.Module):
+    """The pair of nets, the machines that pre-training stacks, and the moments of the training rows' codes."""
+
+    reads_middle = True
+    code_mean: Tensor
+    code_root: Tensor
+
+    def __init__(self, options: Autoencoder, space: Space) -> None:
+        super().__init__()
+        self.blocks, self.code_width = space.blocks, options.code
+        self.squared, self.corruption, self.contraction = (
+            options.error == "squared",
+            options.corruption,
+            options.contraction,
+        )
+        self.has_numbers = "real" in space.kinds
+        widths = [space.width, *options.hidden]
+        assert options.activation != "auto"
+        self.nets = Mirrored(widths, options.code, tied=options.tied, activation=options.activation)
+        self.machines = nn.ModuleList()
+        if options.pretrain:
+            above = [*(Bernoulli(width) for width in options.hidden), Gaussian(options.code, learn_variance=False)]
+            below = [units_of(space), *(Bernoulli(width) for width in options.hidden)]
+            self.machines.extend(Restricted(low, high, centring=0.01) for low, high in zip(below, above, strict=True))
+        self.register_buffer("code_mean", torch.zeros(options.code))
+        self.register_buffer("code_root", torch.eye(options.code))
+
+    def machine(self, number: int) -> Restricted:
+        """Machine number `number` of pre-training, bottom up."""
+        machine = self.machines[number]
+        assert isinstance(machine, Restricted)
+        return machine
+
+    def unroll(self) -> None:
+        """Both nets start from the machines; numbers among the visible units come back as their means, v W h + v b."""
+        for number in range(len(self.machines)):
+            machine = self.machine(number)
+            self.nets.begin_from(number, machine.W, machine.c, machine.b)
+
+    # ------------------------------------------------------------------ learning
+
+    def loss(self, batch: Batch, noise: Noise, progress: float) -> dict[str, Tensor]:
+        """The error of x' for every row, (n,), its squared error, and what contraction adds."""
+        x = batch.x.flatten(1)
+        seen = x
+        if self.corruption and self.training:
+            seen = x * (noise.uniform(x.shape[1]).to(x.dtype) >= self.corruption)
+        error, squared = self._errors(x, self.nets.decode(self.nets.encode(seen)))
+        found = {"loss": error, "squared_error": squared.detach()}
+        if self.contraction:
+            found["contraction"] = self._jacobian(seen, noise)
+            found["loss"] = error + self.contraction * found["contraction"]
+        return found
+
+    def _jacobian(self, x: Tensor, noise: Noise) -> Tensor:
+        """Unbiased estimates of |dz/dx|^2 for every row, (n,): |u^T dz/dx|^2 with u normal (Hutchinson 1989)."""
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            code = self.nets.encode(x)
+            u = noise.normal(code.shape[1]).to(code.dtype)
+            return torch.autograd.grad((code * u).sum(), x, create_graph=self.training)[0].square().sum(1)
+
+    def _errors(self, x: Tensor, outputs: Tensor) -> tuple[Tensor, Tensor]:
+        """The error that is minimised and the squared error, (n,) each."""
+        total, squared = torch.zeros_like(x[:, 0]), torch.zeros_like(x[:, 0])
+        for block in self.blocks:
+            want, found = x[:, block.start : block.stop], outputs[:, block.start : block.stop]
+            distance = (self._means(block, found) - want).square().sum(1)
+            squared = squared + distance
+            if block.kind == "category":
+                total = total - (F.log_softmax(found, 1) * want).sum(1)
+            elif block.kind == "binary" and not self.squared:
+                total = total + F.binary_cross_entropy_with_logits(found, want, reduction="none").sum(1)
+            else:
+                total = total + distance
+        return total, squared
+
+    def _means(self, block: Block, outputs: Tensor) -> Tensor:
+        """What the outputs of a block say of its columns, in model space."""
+        if block.kind == "category":
+            return torch.softmax(outputs, 1)
+        return torch.sigmoid(outputs) if block.kind == "binary" else outputs
+
+    def statistics(self, batch: Batch) -> dict[str, Tensor]:
+        """Sums over rows of codes, their products and their number, in float64."""
+        z = self.nets.encode(batch.x.flatten(1)).double()
+        weight = torch.ones(len(z), dtype=torch.float64) if batch.weight is None else batch.weight.double()
+        weight = weight.to(z.device)
+        zero = torch.zeros((), dtype=torch.float64, device=z.device)
+        products = (z * weight[:, None]).t() @ z
+        return {"codes": weight @ z, "products": products, "rows": weight.sum(), "hidden": zero, "log_likelihood": zero}
+
+    def maximise(self, sums: dict[str, Tensor]) -> None:
+        """The normal of the codes: mean, and a root of the covariance (with a little on its diagonal: codes may lie in a
+        plane)."""
+        mean = sums["codes"] / sums["rows"]
+        covariance = sums["products"] / sums["rows"] - torch.outer(mean, mean)
+        values, vectors = torch.linalg.eigh(covariance)
+        self.code_mean.copy_(mean)
+        self.code_root.copy_(vectors * values.clamp_min(0).sqrt())
+
+    # ------------------------------------------------------------------ verbs
+
+    def encode(self, x: Tensor, observed: Tensor | None, y: Tensor | None) -> Tensor:
+        """z, (n, code)."""
+        return self.nets.encode(x.flatten(1))
+
+    def decode(self, z: Tensor, y: Tensor | None) -> Tensor:
+        """x', (n, width)."""
+        outputs = self.nets.decode(z)
+        return torch.cat([self._means(block, outputs[:, block.start : block.stop]) for block in self.blocks], 1)
+
+    def blend(self, a: Tensor, b: Tensor, t: Tensor) -> Tensor:
+        """A straight line in code space."""
+        return torch.lerp(a, b, t)
+
+    def sample(self, noise: Noise, y: Tensor | None) -> Tensor:
+        """Decoded draws from the normal of the training rows' codes."""
+        z = self.code_mean + noise.normal(self.code_width).to(self.code_mean.dtype) @ self.code_root.t()
+        return self.decode(z, y)
