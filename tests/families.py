@@ -21,6 +21,9 @@ from reverie.learning.descent import Descent
 from reverie.learning.gradient import Gradient
 from reverie.learning.phases import Phase
 from reverie.learning.run import Run
+from reverie.models.autoencoder import Autoencoder
+from reverie.models.dbm import DBM
+from reverie.models.dbn import DBN
 from reverie.models.gan import GAN
 from reverie.models.mixture import GaussianMixture, TableMixture
 from reverie.models.naive_bayes import NaiveBayes
@@ -104,6 +107,9 @@ def small_recipes() -> dict[str, Estimator]:
         "table_mixture": TableMixture(components=3, tol=0, stepwise=True),
         "naive_bayes": NaiveBayes(tol=0),
         "rbm": RBM(hidden=8, chains=20, schedule="linear", momentum=0.5),
+        "dbn": DBN(hidden=(6, 4), chains=20, updown=0.5, head=True, finetune=0.5),
+        "dbm": DBM(hidden=(6, 4), chains=20, pretrain=0.5),
+        "autoencoder": Autoencoder(hidden=(6,), code=2, pretrain=0.5, corruption=0.1),
         "vae": VAE(latent=3, encoder=SMALL, decoder=SMALL, schedule="cosine"),
         "gan": GAN(latent=3, generator=SMALL, discriminator=SMALL),
         "stack": Stack(),
@@ -126,10 +132,13 @@ def bit_rows(n: int = 501, d: int = 12, *, seed: int = 0) -> np.ndarray:
 
 
 def rows_for(family: str, n: int = 501) -> Any:
-    """Data this family learns from: bits for the RBM, holes for the mixtures, holes in rows and labels for naive Bayes,
+    """Data this family learns from: bits for the machines, with labels for the deep belief net, holes for the mixtures, holes in rows and labels for naive Bayes,
     plain numbers for the others."""
-    if family == "rbm":
+    if family in ("rbm", "dbm"):
         return bit_rows(n)
+    if family == "dbn":
+        rows = bit_rows(n)
+        return as_dataset(rows, pd.Series(np.where(rows[:, :6].sum(1) > 3, "many", "few")))
     if family == "naive_bayes":
         rows = numeric_rows(n)
         y = pd.Series(np.where(rows[:, 0] > 3, "high", "low")).where(np.arange(n) % 3 > 0)
@@ -142,6 +151,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "table_mixture": {"epochs": 3, "batch_size": 100},
     "naive_bayes": {"epochs": 3, "batch_size": 100},
     "rbm": {"epochs": 3, "batch_size": 100, "ema": 0.9},
+    "dbn": {"epochs": 4, "batch_size": 100, "ema": 0.9},
+    "dbm": {"epochs": 3, "batch_size": 100, "ema": 0.9},
+    "autoencoder": {"epochs": 4, "batch_size": 100, "ema": 0.9},
     "vae": {"epochs": 3, "batch_size": 100, "ema": 0.9},
     "gan": {"epochs": 3, "batch_size": 100, "ema": 0.9},
     "stack": {"epochs": 4, "batch_size": 100, "ema": 0},

@@ -214,7 +214,8 @@ class DeepMachine(Bipartite):
         2009, section 3.1): upwards but into the top layer, downwards but into the visible one.
         """
         below, above = self.layers[number], self.layers[number + 1]
-        machine = Restricted(below, above, centring=self.centring, short_products=self.short_products)
+        with torch.random.fork_rng(devices=[]):  # its initial weights are thrown away
+            machine = Restricted(below, above, centring=self.centring, short_products=self.short_products)
         machine.W, machine.c = self.W[number], self.b[number + 1]
         machine.b = self.stage_bias[number - 1] if number else self.b[0]
         machine.v_offset, machine.h_offset = self.part_of_mean(number), self.part_of_mean(number + 1)
@@ -312,7 +313,8 @@ class DeepMachine(Bipartite):
 
     def of_class(self, k: int) -> DeepMachine:
         """The machine without the label layer, the top layer's biases shifted by W[-1] e_k."""
-        machine = DeepMachine(self.layers[:-1], passes=self.passes, tolerance=self.tolerance, damping=self.damping)
+        with torch.random.fork_rng(devices=[]):  # its initial weights are thrown away
+            machine = DeepMachine(self.layers[:-1], passes=self.passes, tolerance=self.tolerance, damping=self.damping)
         machine = machine.to(self.b[0])
         with torch.no_grad():
             for own, shared in zip([*machine.W, *machine.b], [*list(self.W)[:-1], *list(self.b)[:-1]], strict=True):

@@ -233,7 +233,8 @@ class Restricted(Bipartite):
 
     def of_class(self, k: int) -> Restricted:
         """The machine over data and hidden units with hidden biases c + U_k."""
-        machine = Restricted(self.data_units, self.hidden).to(self.W)
+        with torch.random.fork_rng(devices=[]):  # its initial weights are thrown away
+            machine = Restricted(self.data_units, self.hidden).to(self.W)
         with torch.no_grad():
             machine.W.copy_(self.W[: self.data_width])
             machine.b.copy_(self.b[: self.data_width])

@@ -12,7 +12,9 @@ from families import OPTIONS, rows_for, small_recipes
 from reverie import store
 from reverie.errors import RunConflict
 
-FAMILIES = ["gmm", "table_mixture", "naive_bayes", "rbm", "vae", "gan", "stack"]
+FAMILIES = ["gmm", "table_mixture", "naive_bayes", "rbm", "dbn", "dbm", "autoencoder", "vae", "gan", "stack"]
+STEPS = {"dbn": 20, "dbm": 20, "autoencoder": 25, "stack": 20}
+"""Of several phases, each of which has a pass at least."""
 
 
 @pytest.fixture(autouse=True)
@@ -23,11 +25,11 @@ def _stack(stack_family: None) -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_stopped_at_every_batch(family: str, tmp_path: Path) -> None:
     """501 rows, batch 100: five batches an epoch, the last of 101. Every stop lies inside an epoch, at an epoch's end
-    or (for the two-phase family) in either phase."""
+    or (where there are several phases) in any of them."""
     model = runs.fit(family, tmp_path / "whole")
     want = runs.train_state(tmp_path / "whole")
     steps = model.info["steps"]
-    assert steps == (20 if family == "stack" else 15)
+    assert steps == STEPS.get(family, 15)
     for step in range(1, steps):
         out = tmp_path / f"stopped-{step}"
         runs.stopped(family, out, step)
