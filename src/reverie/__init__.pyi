@@ -22,6 +22,7 @@ from reverie.model import Model as Model
 from reverie.models.bayesian_mixture import BayesianGaussianMixture as BayesianGaussianMixture
 from reverie.models.gan import GAN as GAN
 from reverie.models.hmm import HMM as HMM
+from reverie.models.hopfield import Hopfield as Hopfield
 from reverie.models.mixture import BernoulliMixture as BernoulliMixture
 from reverie.models.mixture import CategoricalMixture as CategoricalMixture
 from reverie.models.mixture import GaussianMixture as GaussianMixture

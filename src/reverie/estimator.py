@@ -169,8 +169,10 @@ def _check_start(start: Model, estimator: Estimator, train: Dataset) -> None:
         raise InvalidOption(f"start: a {start.family} model cannot be the start of a {estimator.family}")
     start.schema.check_same(train.schema)
     old, new = start.info.get("resolved"), config.to_json(estimator.resolve(start.codec.space))
-    shapes = {k: v.shape for k, v in start.network.state_dict().items()}
-    fresh = {k: v.shape for k, v in estimator.resolve(start.codec.space).build(start.codec.space).state_dict().items()}
+    built = estimator.resolve(start.codec.space).build(start.codec.space)
+    grows: frozenset[str] = getattr(built, "grows", frozenset())  # tensors as long as the data
+    shapes = {k: v.shape for k, v in start.network.state_dict().items() if k not in grows}
+    fresh = {k: v.shape for k, v in built.state_dict().items() if k not in grows}
     if shapes != fresh:
         differs = [key for key in new if isinstance(old, dict) and old.get(key) != new[key]]
         raise InvalidOption(

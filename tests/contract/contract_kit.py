@@ -24,6 +24,7 @@ from reverie.estimator import Estimator
 from reverie.model import Model
 from reverie.models.bayesian_mixture import BayesianGaussianMixture
 from reverie.models.gan import GAN
+from reverie.models.hopfield import Hopfield
 from reverie.models.mixture import (
     BernoulliMixture,
     CategoricalMixture,
@@ -78,6 +79,14 @@ KIT: dict[str, Kit] = {
         quick_sample={"sweeps": 3},
         long_chains=True,
         size="hidden",
+    ),
+    "hopfield": Kit(
+        Hopfield(temperature=40.0),
+        {"epochs": 1},
+        quick_sample={"sweeps": 3},
+        long_chains=True,
+        size=None,
+        seeded=False,
     ),
     "vae": Kit(VAE(latent=2, encoder=SMALL, decoder=SMALL), {"epochs": 4, "batch_size": 50, "ema": 0.9}),
     "gan": Kit(GAN(latent=3, generator=SMALL, discriminator=SMALL), {"epochs": 2, "batch_size": 50, "ema": 0.9}),
