@@ -125,6 +125,10 @@ def test_storkey_learns_in_the_order_of_the_data():
     whole, cut = (rv.Hopfield(memory="storkey").fit(bits, batch_size=size, progress=False) for size in (30, 7))
     other = rv.Hopfield(memory="storkey").fit(bits[::-1].copy(), progress=False)
     J = [hopfield.parameters(model)["couplings"] for model in (whole, cut, other)]
+    want = torch.zeros(20, 20, dtype=torch.float64)
+    for pattern in torch.from_numpy(as_spins(bits)):
+        add_storkey(want, pattern)
+    np.testing.assert_array_equal(J[0], want.numpy())
     np.testing.assert_array_equal(J[0], J[1])
     assert np.abs(J[0] - J[2]).max() > 1e-3
 
