@@ -85,6 +85,8 @@ class Couplings(nn.Module):
     alone, `total` (N,), `weight` and `rows` so far; `stored` rows of finished passes."""
 
     likelihood = "exact"
+    exact = 0.0
+    """Two states are the same up to this."""
     J: Tensor
     theta: Tensor
     moment: Tensor
@@ -293,9 +295,6 @@ class Couplings(nn.Module):
             start, free, sweeps=sweeps, update=update or "asynchronous", seed=seed
         )
         return Trace(bits(found), torch.stack(energies, 1), settled)
-
-    exact = 0.0
-    """Two states are the same up to this."""
 
     def fixed(self, x: Tensor) -> Tensor:
         """Whether no spin of bits (n, N) would move, (n,)."""

@@ -14,6 +14,7 @@ never rises. Marginals and conditionals are those of a mixture, exactly.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -75,6 +76,8 @@ class Patterns(nn.Module):
     likelihood = "exact"
     grows = frozenset({"patterns", "weight"})
     """The tensors whose length is that of the data."""
+    exact = 1e-3
+    """Two states are the same up to this, in model units."""
     patterns: Tensor
     weight: Tensor
     T: Tensor
@@ -129,7 +132,7 @@ class Patterns(nn.Module):
         return torch.softmax(scores, 1) @ self.patterns, -torch.logsumexp(scores, 1)
 
     def _pieces(self, rows: int) -> list[slice]:
-        return slices(rows, piece_rows(len(self.patterns), least=64))
+        return slices(rows, piece_rows(len(self.patterns)))
 
     # ------------------------------------------------------------------ capabilities
 
@@ -150,24 +153,23 @@ class Patterns(nn.Module):
         """-E(x) / T - log Z, (n,) nats."""
         return -self.energy(x) - self.log_partition()
 
-    def _draw(self, log_shares: Tensor, noise: Noise) -> Tensor:
-        """x_i + sqrt(T) normal, with i drawn by exp(log_shares) (n or 1, P), (n, d)."""
-        cumulative = torch.softmax(log_shares, 1).cumsum(1)
-        u = noise.uniform(1).to(cumulative.dtype) * cumulative[:, -1:]
-        chosen = torch.searchsorted(cumulative.expand(len(u), -1).contiguous(), u, right=True)[:, 0]
-        centre = self.patterns[chosen.clamp_max(len(self.patterns) - 1)]
-        return centre + self.T.sqrt().to(centre.dtype) * noise.normal(centre.shape[1]).to(centre.dtype)
+    def _draw(self, noise: Noise, log_shares: Callable[[slice], Tensor]) -> Tensor:
+        """x_i + sqrt(T) normal, (n, d), with i drawn by exp(log_shares), which gives (rows or 1, P) for a piece of rows."""
+        u, z = noise.uniform(1), noise.normal(self.patterns.shape[1])
+        chosen = torch.cat([_chosen(log_shares(part), u[part]) for part in self._pieces(noise.rows)])
+        return self.patterns[chosen] + self.T.sqrt().to(self.patterns.dtype) * z.to(self.patterns.dtype)
 
     def sample(self, noise: Noise, y: Tensor | None) -> Tensor:
         """Exact draws: a pattern, by the weights, and normal noise of variance T about it, (n, d)."""
-        return self._draw(self.log_weight[None], noise)
+        shares = self.log_weight[None]
+        return self._draw(noise, lambda part: shares)
 
     def conditional(self, x: Tensor, observed: Tensor, y: Tensor | None, noise: Noise, *, mean: bool) -> Tensor:
         """The missing columns given the observed ones under p, exactly: their mean, or a draw."""
         if mean:
             parts = [self.retrieve(x[part], observed[part])[0] for part in self._pieces(len(x))]
             return torch.where(observed, x, torch.cat(parts))
-        return torch.where(observed, x, self._draw(self.scores(x, observed), noise))
+        return torch.where(observed, x, self._draw(noise, lambda part: self.scores(x[part], observed[part])))
 
     def recall(self, x: Tensor, observed: Tensor | None, *, sweeps: int, update: Update | None, seed: int) -> Trace:
         """Down the energy from x (n, d) by `sweeps` steps of retrieval at most; columns that are not `observed` start at
@@ -202,9 +204,6 @@ class Patterns(nn.Module):
         _note(energies, torch.arange(len(x), device=x.device), self.energy(x))
         return x, energies, settled
 
-    exact = 1e-3
-    """Two states are the same up to this, in model units."""
-
     def fixed(self, x: Tensor) -> Tensor:
         """Whether a step of retrieval leaves rows (n, d) where they are, (n,)."""
         moved = torch.cat([self.retrieve(x[part])[0] for part in self._pieces(len(x))])
@@ -217,6 +216,17 @@ class Patterns(nn.Module):
     def damage(self, x: Tensor, hit: Tensor) -> tuple[Tensor, Tensor]:
         """Rows of which the columns `hit` are not seen."""
         return x, ~hit
+
+
+def _chosen(log_shares: Tensor, u: Tensor) -> Tensor:
+    """Numbers drawn by exp(log_shares) (n or 1, P) with uniforms u (n, 1), by inverting the cumulative sum, (n,)."""
+    cumulative = torch.softmax(log_shares, 1).cumsum(1)
+    u = u.to(cumulative.dtype) * cumulative[:, -1:]
+    if len(cumulative) == 1:
+        found = torch.searchsorted(cumulative[0], u[:, 0], right=True)
+    else:
+        found = torch.searchsorted(cumulative, u, right=True)[:, 0]
+    return found.clamp_max(log_shares.shape[1] - 1)
 
 
 def _note(energies: list[Tensor], rows: Tensor, values: Tensor) -> None:
