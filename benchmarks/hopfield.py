@@ -30,8 +30,8 @@ from reverie.probability.couplings import Couplings
 LOADS = {
     500: (0.12, 0.13, 0.14, 0.145, 0.15, 0.155, 0.16, 0.165, 0.17, 0.18),
     1000: (0.13, 0.14, 0.145, 0.15, 0.155, 0.16, 0.165),
-    2000: (0.135, 0.14, 0.1425, 0.145, 0.1475, 0.15, 0.155),
-    4000: (0.1425, 0.1475, 0.1525),
+    2000: (0.135, 0.14, 0.1425, 0.145, 0.1475, 0.15, 0.155, 0.16),
+    4000: (0.145, 0.15, 0.156),
 }
 STARTS = 128
 LAWS = {"N^-2/3": 2 / 3, "N^-1": 1.0, "N^-1/2": 0.5}
@@ -123,20 +123,22 @@ def masked(arguments: argparse.Namespace) -> dict[str, Any]:
     with np.load(Path(arguments.data) / "mnist.npz", allow_pickle=False) as file:
         images = file["x_train"][:10_000]
     begin = time.process_time()
-    model = rv.Hopfield(memory="dense").fit(images, seed=0, progress=False)
+    model = rv.Hopfield(memory="dense", temperature=arguments.temperature).fit(images, seed=0, progress=False)
     stored = time.process_time() - begin
     rows = []
     for share in (0.5, 0.75, 0.9, 0.95, 0.98):
         rng = np.random.default_rng(0)
-        seen = rng.random(images.shape) >= share
+        cues = images[: arguments.cues]
+        seen = rng.random(images.shape)[: len(cues)] >= share
         begin = time.process_time()
-        found = hopfield.recall(model, images, observed=seen)
+        found = hopfield.recall(model, cues, observed=seen)
         seconds = time.process_time() - begin
-        same = (found.patterns == images).all((1, 2))
-        near = nearest(found.patterns, images) == np.arange(len(images))
+        same = (found.patterns == cues).all((1, 2))
+        near = nearest(found.patterns, images) == np.arange(len(cues))
         rows.append(
             {
                 "masked": share,
+                "cues": len(cues),
                 "every_pixel_right": float(same.mean()),
                 "nearest_is_the_right_one": float(near.mean()),
                 "converged": float(found.converged.mean()),
@@ -169,6 +171,8 @@ def main() -> None:
     parser.add_argument("name", choices=["networks", "capacity", "masked"])
     parser.add_argument("--units", type=int, choices=list(LOADS), default=500)
     parser.add_argument("--networks", type=int, default=10)
+    parser.add_argument("--temperature", type=float, help="of the masked images' memory; by default from the data")
+    parser.add_argument("--cues", type=int, default=10_000, help="how many masked images to show")
     parser.add_argument("--data", default=os.environ.get("REVERIE_DATA", str(data_root())))
     arguments = parser.parse_args()
     if arguments.name == "networks":
@@ -176,7 +180,8 @@ def main() -> None:
         return
     found = capacity(arguments) if arguments.name == "capacity" else masked(arguments)
     document = {"machine": machine(), "threads": torch.get_num_threads(), **found}
-    (RESULTS / f"hopfield_{arguments.name}.json").write_text(json.dumps(document, indent=1) + "\n")
+    suffix = "" if arguments.temperature is None else f"_{arguments.temperature:g}"
+    (RESULTS / f"hopfield_{arguments.name}{suffix}.json").write_text(json.dumps(document, indent=1) + "\n")
 
 
 if __name__ == "__main__":
