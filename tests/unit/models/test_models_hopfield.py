@@ -97,7 +97,7 @@ def test_going_on_adds_patterns_and_passes_do_not_repeat_them(memory):
         assert float(both.network.T) != float(first.network.T)
 
 
-@pytest.mark.parametrize("memory", EVERY)
+@pytest.mark.parametrize("memory", ["storkey", "dense"])  # what depends most on the order, of either kind
 def test_two_processes_store_what_one_does(memory):
     X = rows_for(memory, 31)
     one, two = stored(memory, X, batch_size=10), stored(memory, X, batch_size=10, devices=2)
