@@ -27,6 +27,7 @@ from reverie.models.dbm import DBM as DBM
 from reverie.models.dbn import DBN as DBN
 from reverie.models.gan import GAN as GAN
 from reverie.models.hmm import HMM as HMM
+from reverie.models.hopfield import Hopfield as Hopfield
 from reverie.models.mixture import BernoulliMixture as BernoulliMixture
 from reverie.models.mixture import CategoricalMixture as CategoricalMixture
 from reverie.models.mixture import GaussianMixture as GaussianMixture

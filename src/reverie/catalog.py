@@ -210,6 +210,17 @@ _BUILT_IN = (
         holes=True,
     ),
     Family(
+        name="hopfield",
+        path="reverie.models.hopfield:Hopfield",
+        title="Hopfield network",
+        summary="associative memory: recalls whole patterns from damaged ones; bits, or numbers and pictures kept whole",
+        can=("sample", "log_prob", "impute", "energy"),
+        kinds=("boolean", "integer", "image"),
+        functions=("hopfield.recall", "hopfield.capacity", "hopfield.parameters"),
+        likelihood="exact",
+        bits=True,
+    ),
+    Family(
         name="vae",
         path="reverie.models.vae:VAE",
         title="Variational autoencoder",

@@ -104,8 +104,10 @@ def inherit_but(network: nn.Module, trained: nn.Module, new: str | None = None) 
     """Copy a trained network's weights into a fresh one, in which those whose names begin with `new` may be new; False
     when the others do not fit."""
     theirs, own = trained.state_dict(), network.state_dict()
+    grows: frozenset[str] = getattr(network, "grows", frozenset())  # tensors as long as the data
     fresh = [name for name in own if name not in theirs and (new is None or not name.startswith(new))]
-    if fresh or any(name not in own or own[name].shape != value.shape for name, value in theirs.items()):
+    same = {name: name in own and (name in grows or own[name].shape == value.shape) for name, value in theirs.items()}
+    if fresh or not all(same.values()):
         return False
     network.load_state_dict({**own, **{name: value.clone() for name, value in theirs.items()}})
     return True

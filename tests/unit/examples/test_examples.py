@@ -47,6 +47,13 @@ def test_a_machine_of_digits(tmp_path):
     assert (tmp_path / "p.png").stat().st_size > 1000
 
 
+def test_digits_are_remembered(tmp_path):
+    found = main_of("hopfield_digits")(picture=tmp_path / "p.png")
+    assert found["hebb"] < found["pseudo_inverse"] == 1
+    assert found["dense, nearest is the right one"] > 0.99
+    assert (tmp_path / "p.png").stat().st_size > 1000
+
+
 def test_incomes(real_data: Path, tmp_path):
     found = main_of("adult_naive_bayes")(real_data, quick=True, picture=tmp_path / "p.png")
     assert found["accuracy, without repeats"] > 0.82
