@@ -174,6 +174,7 @@ _BUILT_IN = (
         conditions=("labels",),
         likelihood="exact or estimate",
         bits=True,
+        holes=True,
         machine=True,
     ),
     Family(
