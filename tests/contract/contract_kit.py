@@ -89,7 +89,7 @@ KIT: dict[str, Kit] = {
         DBN(hidden=(6, 5), chains=20), {"epochs": 4}, phases=2, quick_sample={"sweeps": 3}, long_chains=True, size=None
     ),
     "dbm": Kit(DBM(hidden=(6, 5), chains=20), {"epochs": 2}, quick_sample={"sweeps": 3}, long_chains=True, size=None),
-    "autoencoder": Kit(Autoencoder(hidden=(12,), code=2), {"epochs": 4, "batch_size": 50}, phases=2, size="code"),
+    "autoencoder": Kit(Autoencoder(hidden=(12,), code=2), {"epochs": 4, "batch_size": 50}, size="code"),
     "hopfield": Kit(
         Hopfield(temperature=40.0),
         {"epochs": 1},

@@ -13,7 +13,7 @@ from reverie import store
 from reverie.errors import RunConflict
 
 FAMILIES = ["gmm", "table_mixture", "naive_bayes", "rbm", "dbn", "dbm", "autoencoder", "vae", "gan", "stack"]
-STEPS = {"dbn": 20, "dbm": 20, "autoencoder": 25, "stack": 20}
+STEPS = {"dbn": 20, "dbm": 20, "autoencoder": 20, "stack": 20}
 """Of several phases, each of which has a pass at least."""
 
 
