@@ -261,9 +261,10 @@ def finetune(model: Model, X: Any, y: Any = None, **options: Any) -> Model:
     With its own recipe, but for options of it given here beside those of training; a family that can be trained further
     with labels (a deep belief net's layers unrolled into a classifier, say) is, when y comes to a model without.
     """
-    recipe = model.estimator.tuned(labelled=y is not None and model.schema.condition is None)
+    data = as_dataset(X, y)
+    recipe = model.estimator.tuned(labelled=data.schema.condition is not None and model.schema.condition is None)
     changes = {name: options.pop(name) for name in list(options) if name in config.options(type(recipe))}
-    return config.replace(recipe, **changes).fit(X, y, start=model, **options)  # type: ignore[no-any-return]
+    return config.replace(recipe, **changes).fit(data, start=model, **options)  # type: ignore[no-any-return]
 
 
 def _fit_in_processes(job: Job) -> Model:

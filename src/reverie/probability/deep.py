@@ -319,7 +319,7 @@ class DeepMachine(Bipartite):
         """The machine without the label layer, the top layer's biases shifted by W[-1] e_k."""
         with torch.random.fork_rng(devices=[]):  # its initial weights are thrown away
             machine = DeepMachine(self.layers[:-1], passes=self.passes, tolerance=self.tolerance, damping=self.damping)
-        machine = machine.to(self.b[0])
+        machine = machine.to(self.b[0]).train(self.training)
         with torch.no_grad():
             for own, shared in zip([*machine.W, *machine.b], [*list(self.W)[:-1], *list(self.b)[:-1]], strict=True):
                 own.copy_(shared)

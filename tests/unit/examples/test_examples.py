@@ -47,6 +47,15 @@ def test_a_machine_of_digits(tmp_path):
     assert (tmp_path / "p.png").stat().st_size > 1000
 
 
+def test_stacks_of_digits(tmp_path):
+    found = main_of("stacks_digits")(quick=True, pictures=tmp_path)
+    assert found["dbn, bound on test nats"] > -25.5
+    assert found["dbm, bound on test nats"] > -25.5
+    assert found["dbn, error of its classifier"] < 0.3
+    assert found["autoencoder, plain, squared error"] < found["8 principal components, squared error"]
+    assert len(list(tmp_path.glob("*.png"))) == 3
+
+
 def test_digits_are_remembered(tmp_path):
     found = main_of("hopfield_digits")(picture=tmp_path / "p.png")
     assert found["hebb"] < found["pseudo_inverse"] == 1
