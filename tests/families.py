@@ -21,6 +21,7 @@ from reverie.learning.descent import Descent
 from reverie.learning.gradient import Gradient
 from reverie.learning.phases import Phase
 from reverie.learning.run import Run
+from reverie.models.boltzmann import BoltzmannMachine
 from reverie.models.gan import GAN
 from reverie.models.mixture import GaussianMixture, TableMixture
 from reverie.models.naive_bayes import NaiveBayes
@@ -104,6 +105,7 @@ def small_recipes() -> dict[str, Estimator]:
         "table_mixture": TableMixture(components=3, tol=0, stepwise=True),
         "naive_bayes": NaiveBayes(tol=0),
         "rbm": RBM(hidden=8, chains=20, schedule="linear", momentum=0.5),
+        "boltzmann_machine": BoltzmannMachine(hidden=3, chains=20, momentum=0.5, posterior="sampled"),
         "vae": VAE(latent=3, encoder=SMALL, decoder=SMALL, schedule="cosine"),
         "gan": GAN(latent=3, generator=SMALL, discriminator=SMALL),
         "stack": Stack(),
@@ -126,9 +128,9 @@ def bit_rows(n: int = 501, d: int = 12, *, seed: int = 0) -> np.ndarray:
 
 
 def rows_for(family: str, n: int = 501) -> Any:
-    """Data this family learns from: bits for the RBM, holes for the mixtures, holes in rows and labels for naive Bayes,
+    """Data this family learns from: bits for the Boltzmann machines, holes for the mixtures, holes in rows and labels for naive Bayes,
     plain numbers for the others."""
-    if family == "rbm":
+    if family in ("rbm", "boltzmann_machine"):
         return bit_rows(n)
     if family == "naive_bayes":
         rows = numeric_rows(n)
@@ -142,6 +144,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "table_mixture": {"epochs": 3, "batch_size": 100},
     "naive_bayes": {"epochs": 3, "batch_size": 100},
     "rbm": {"epochs": 3, "batch_size": 100, "ema": 0.9},
+    "boltzmann_machine": {"epochs": 3, "batch_size": 100, "ema": 0.9},
     "vae": {"epochs": 3, "batch_size": 100, "ema": 0.9},
     "gan": {"epochs": 3, "batch_size": 100, "ema": 0.9},
     "stack": {"epochs": 4, "batch_size": 100, "ema": 0},

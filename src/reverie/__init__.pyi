@@ -22,6 +22,7 @@ from reverie.evaluation import mixing as mixing
 from reverie.learning.training import Training as Training
 from reverie.model import Model as Model
 from reverie.models.bayesian_mixture import BayesianGaussianMixture as BayesianGaussianMixture
+from reverie.models.boltzmann import BoltzmannMachine as BoltzmannMachine
 from reverie.models.gan import GAN as GAN
 from reverie.models.hmm import HMM as HMM
 from reverie.models.mixture import BernoulliMixture as BernoulliMixture

@@ -23,6 +23,7 @@ from reverie.data.dataset import Dataset, as_dataset
 from reverie.estimator import Estimator
 from reverie.model import Model
 from reverie.models.bayesian_mixture import BayesianGaussianMixture
+from reverie.models.boltzmann import BoltzmannMachine
 from reverie.models.gan import GAN
 from reverie.models.mixture import (
     BernoulliMixture,
@@ -75,6 +76,14 @@ KIT: dict[str, Kit] = {
     "rbm": Kit(
         RBM(hidden=6, chains=20, centring=0.05),
         {"epochs": 2},
+        quick_sample={"sweeps": 3},
+        long_chains=True,
+        size="hidden",
+    ),
+    "boltzmann_machine": Kit(
+        BoltzmannMachine(hidden=4, chains=20, centring=0.05),
+        {"epochs": 2},
+        {"graph": "restricted"},
         quick_sample={"sweeps": 3},
         long_chains=True,
         size="hidden",

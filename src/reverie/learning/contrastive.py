@@ -19,6 +19,28 @@ _WATCHED = 10
 """Signs of life are computed for every tenth row: for all of them they would cost as much as half an update."""
 
 
+def moments(parts: Iterable[tuple[Tensor, Tensor | None]]) -> tuple[Tensor, Tensor]:
+    """Mean and variance of every column, (width,) float64 each, of rows (n, width) and their weights (n,) or None, part
+    by part."""
+    sums: list[Tensor] = []
+    for rows, weights in parts:
+        v = rows.double()
+        weight = torch.ones(len(v), 1) if weights is None else weights[:, None].double()
+        weighted = v * weight.to(v.device)
+        sums.append(
+            torch.stack([weighted.sum(0), (weighted * v).sum(0), weight.sum().to(v.device).expand(v.shape[1])])
+        )
+    first, second, count = torch.stack(sums).sum(0)
+    mean = first / count
+    return mean, (second / count - mean.square()).clamp_min(0)
+
+
+def shares(batch: Batch, x: Tensor, run: Run) -> Tensor:
+    """What each of this process's rows counts for, (n,): their weights, which sum to 1 over all processes."""
+    weight = torch.ones(len(x), dtype=x.dtype, device=x.device) if batch.weight is None else batch.weight.to(x.dtype)
+    return weight / run.sum(weight.sum())
+
+
 class ContrastiveDivergence(Learner):
     """gradient = <statistics>_data - <statistics>_model, the model's estimated by `sweeps` of Gibbs sampling: from the
     batch (CD-k, `chains` = 0) or from `chains` persistent ones (PCD-k). `discriminative` is the share of the gradient that
@@ -55,25 +77,12 @@ class ContrastiveDivergence(Learner):
 
     def begin(self, batches: Callable[[], Iterable[Batch]]) -> None:
         network: Any = self.network
-        sums: list[Tensor] = []
-        for batch in batches():
-            v = network.rows(batch.x.flatten(1), batch.y).double()
-            weight = torch.ones(len(v), 1) if batch.weight is None else batch.weight[:, None].double()
-            weighted = v * weight.to(v.device)
-            sums.append(
-                torch.stack([weighted.sum(0), (weighted * v).sum(0), weight.sum().to(v.device).expand(v.shape[1])])
-            )
-        first, second, count = torch.stack(sums).sum(0)
-        mean = first / count
-        network.start(mean, (second / count - mean.square()).clamp_min(0))
+        network.start(*moments((network.rows(batch.x.flatten(1), batch.y), batch.weight) for batch in batches()))
 
     @torch.no_grad()
     def step(self, batch: Batch) -> Metrics:
         x = batch.x.flatten(1)
-        weight = (
-            torch.ones(len(x), dtype=x.dtype, device=x.device) if batch.weight is None else batch.weight.to(x.dtype)
-        )
-        share = weight / self._run.sum(weight.sum())
+        share = shares(batch, x, self._run)
         gradients: dict[nn.Parameter, Tensor] = {}
         metrics: Metrics = {}
         if self._discriminative < 1:
