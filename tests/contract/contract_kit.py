@@ -86,7 +86,7 @@ KIT: dict[str, Kit] = {
         {"graph": "restricted"},
         quick_sample={"sweeps": 3},
         long_chains=True,
-        size="hidden",
+        size=None,
     ),
     "vae": Kit(VAE(latent=2, encoder=SMALL, decoder=SMALL), {"epochs": 4, "batch_size": 50, "ema": 0.9}),
     "gan": Kit(GAN(latent=3, generator=SMALL, discriminator=SMALL), {"epochs": 2, "batch_size": 50, "ema": 0.9}),

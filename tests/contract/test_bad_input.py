@@ -229,7 +229,7 @@ CAUSES = [
     Cause("other values than bits", BITS, lambda f: model(f).log_prob(poke(data_of(f), 2.0)), SchemaMismatch,
           "true or false .1 or 0. here, but has other values"),
     Cause("holes to score", [f for f in SCORERS if f in WHOLE], lambda f: model(f).log_prob(poke(data_of(f), np.nan)), UnsupportedData,
-          "missing cells, which rbm does not take. Drop or fill"),
+          r"missing cells, which \w+ does not take\. Drop or fill"),
     Cause("pictures of another size", PICTURES, lambda f: fitted(f, "grey images").log_prob(grey_images(3, 0)[:, :27]),
           SchemaMismatch, r"\(3, 27, 28\) where \(n, 28, 28\) is wanted"),
     Cause("pictures with other channels", PICTURES, lambda f: fitted(f, "colour images").log_prob(colour_images(3, 0)[..., 0]),

@@ -10,6 +10,7 @@ A machine of spins is one of bits with other parameters (`bits_of_spins`).
 
 from __future__ import annotations
 
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -82,7 +83,7 @@ class Plan:
         self.place[self.order] = torch.arange(n, device=device)
         if self.one_by_one:
             cuts = [*range(0, self.free, _BLOCK), self.free]
-            self.blocks = [_Block(a, b) for a, b in zip(cuts, cuts[1:], strict=False)]
+            self.blocks = [_Block(a, b) for a, b in itertools.pairwise(cuts)]
         else:
             self.blocks = self._coloured([len(group) for group in groups])
 
@@ -150,7 +151,13 @@ class Gibbs(ABC):
 
     @abstractmethod
     def sweep(
-        self, state: State, draw: Draw, beta: float | Tensor = 1.0, *, held: Tensor | None = None, tilt: Tensor | None = None
+        self,
+        state: State,
+        draw: Draw,
+        beta: float | Tensor = 1.0,
+        *,
+        held: Tensor | None = None,
+        tilt: Tensor | None = None,
     ) -> None:
         """Draw every unit of the plan once, in place. `beta` is a number or (chains,); `held`, as `placed` gives it,
         marks bits that keep their values; `tilt` (n, 1) is a, which beta does not scale."""
@@ -210,7 +217,13 @@ class Coloured(Gibbs):
         return field
 
     def sweep(
-        self, state: State, draw: Draw, beta: float | Tensor = 1.0, *, held: Tensor | None = None, tilt: Tensor | None = None
+        self,
+        state: State,
+        draw: Draw,
+        beta: float | Tensor = 1.0,
+        *,
+        held: Tensor | None = None,
+        tilt: Tensor | None = None,
     ) -> None:
         for number, block in enumerate(self.plan.blocks):
             field = self._field(number, state.z)
@@ -247,7 +260,13 @@ class OneByOne(Gibbs):
         state.field = torch.addmm(self._placed[: self.plan.free], self._matrix, state.z)
 
     def sweep(
-        self, state: State, draw: Draw, beta: float | Tensor = 1.0, *, held: Tensor | None = None, tilt: Tensor | None = None
+        self,
+        state: State,
+        draw: Draw,
+        beta: float | Tensor = 1.0,
+        *,
+        held: Tensor | None = None,
+        tilt: Tensor | None = None,
     ) -> None:
         z, fields = state.z, state.field
         assert fields is not None

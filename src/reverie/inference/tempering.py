@@ -74,7 +74,9 @@ def temper(
     beta = betas.repeat_interleave(ladders).to(state.z.dtype)
     counts = torch.zeros(levels - 1, dtype=torch.float64, device=device)
     found = Replicas(state, sampler.energy(state), at, counts, counts.clone(), torch.zeros(ladders, device=device))
-    heading = torch.zeros(chains, dtype=torch.long, device=device)  # 0 unknown, 1 has left the hot end, 2 the cold end after it
+    heading = torch.zeros(
+        chains, dtype=torch.long, device=device
+    )  # 0 unknown, 1 has left the hot end, 2 the cold end after it
     for sweep in range(sweeps):
         sampler.sweep(state, draw, beta)
         found.energy = energy = sampler.energy(state).double()

@@ -27,9 +27,7 @@ def moments(parts: Iterable[tuple[Tensor, Tensor | None]]) -> tuple[Tensor, Tens
         v = rows.double()
         weight = torch.ones(len(v), 1) if weights is None else weights[:, None].double()
         weighted = v * weight.to(v.device)
-        sums.append(
-            torch.stack([weighted.sum(0), (weighted * v).sum(0), weight.sum().to(v.device).expand(v.shape[1])])
-        )
+        sums.append(torch.stack([weighted.sum(0), (weighted * v).sum(0), weight.sum().to(v.device).expand(v.shape[1])]))
     first, second, count = torch.stack(sums).sum(0)
     mean = first / count
     return mean, (second / count - mean.square()).clamp_min(0)

@@ -53,8 +53,8 @@ class BoltzmannMachine(Estimator):
     """Which units are connected: all with all; visible with hidden ones only; those and visible ones with each other; the
     visible ones with their neighbours on a grid (open or periodic), and with hidden ones if there are any; or pairs of
     unit numbers, visible units first."""
-    shape: tuple[int, int] | None = None
-    """Height and width of a lattice; pictures have their own."""
+    height: int | None = Field(default=None, ge=1)
+    """Rows of a lattice of a table's columns, which are numbered row by row; pictures have their own."""
     units: Literal["bernoulli", "spin"] = "bernoulli"
     """Values of the units in the energy: 0 and 1, or -1 and +1 (no and yes in the data)."""
     temperature: float = Field(default=1.0, gt=0)
@@ -128,7 +128,9 @@ class BoltzmannMachine(Estimator):
         if self.graph == "dense":
             return complete(n)
         if self.graph in ("restricted", "semi-restricted") and not self.hidden:
-            raise InvalidOption(f"graph={self.graph!r}: there are no hidden units to connect with; set hidden, or use dense")
+            raise InvalidOption(
+                f"graph={self.graph!r}: there are no hidden units to connect with; set hidden, or use dense"
+            )
         across = between(0, visible, n)
         if self.graph == "restricted":
             return across
@@ -141,12 +143,13 @@ class BoltzmannMachine(Estimator):
         return torch.cat([lattice(height, width, periodic=periodic), across], 1)
 
     def _grid(self, space: Space) -> tuple[int, int]:
-        grid = self.shape or (space.grid[1:] if space.grid and space.grid[0] == 1 else None)
-        if grid is None:
-            raise InvalidOption("shape: a lattice of a table's columns needs its height and width, as in shape=(4, 5)")
-        if grid[0] * grid[1] != space.width or min(grid) < 1:
-            raise InvalidOption(f"shape: {grid[0]} x {grid[1]} is not the number of visible units, {space.width}")
-        return grid[0], grid[1]
+        if self.height is None:
+            if space.grid is None or space.grid[0] != 1:
+                raise InvalidOption("height: a lattice needs the number of its rows, as in height=4")
+            return space.grid[1:]
+        if space.width % self.height:
+            raise InvalidOption(f"height: {space.width} visible units do not fill a lattice of {self.height} rows")
+        return self.height, space.width // self.height
 
     def phases(self, network: nn.Module, run: Run, *, fresh: bool) -> list[Phase]:
         assert isinstance(network, BoltzmannNetwork)
@@ -283,7 +286,9 @@ def with_parameters(
     if not np.array_equal(weights, weights.T):
         raise InvalidOption("W: not symmetric, so no energy: give (W + W.T) / 2")
     if np.diag(weights).any():
-        raise InvalidOption("W: units are connected with themselves: set the diagonal to 0 (a bit's goes into b, halved)")
+        raise InvalidOption(
+            "W: units are connected with themselves: set the diagonal to 0 (a bit's goes into b, halved)"
+        )
     check_count(hidden, "hidden", least=0)
     if hidden >= n:
         raise InvalidOption(f"hidden: {hidden} of {n} units leave none visible")
@@ -501,5 +506,7 @@ def _numbers(name: str, given: ArrayLike, axes: int) -> NDArray[np.float64]:
     except (TypeError, ValueError):
         raise InvalidOption(f"{name}: expected numbers, got {type(given).__name__}") from None
     if found.ndim != axes or not np.isfinite(found).all():
-        raise InvalidOption(f"{name}: expected finite numbers in {axes} dimension{'s' * (axes > 1)}, got shape {found.shape}")
+        raise InvalidOption(
+            f"{name}: expected finite numbers in {axes} dimension{'s' * (axes > 1)}, got shape {found.shape}"
+        )
     return found

@@ -65,6 +65,7 @@ class Boltzmann(Machine):
     ) -> None:
         super().__init__()
         self.visible, self.hidden, self.units = visible, hidden, visible + hidden
+        self.code_width = hidden
         self.spins, self.temperature = spins, temperature
         self.low, self.span = (-1.0, 2.0) if spins else (0.0, 1.0)
         self.couplings = nn.Parameter(0.01 * torch.randn(edges.shape[1]))
