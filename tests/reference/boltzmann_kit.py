@@ -18,7 +18,9 @@ CRITICAL = 2 / math.log(1 + math.sqrt(2))
 """The critical temperature of spins on a square lattice with J = 1."""
 
 
-def machine(visible: int, hidden: int, edges: Tensor, *, scale: float = 0.8, seed: int = 0, **options) -> BoltzmannNetwork:
+def machine(
+    visible: int, hidden: int, edges: Tensor, *, scale: float = 0.8, seed: int = 0, **options
+) -> BoltzmannNetwork:
     """A network in float64 with normal couplings and biases."""
     network = BoltzmannNetwork(visible, hidden, edges, **options).double()
     source = torch.Generator().manual_seed(seed)

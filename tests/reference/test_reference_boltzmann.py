@@ -176,7 +176,9 @@ def test_annealing_brackets_log_z(which):
     model = {
         "lattice": lambda: ising(4, periodic=True),
         "dense": lambda: sherrington_kirkpatrick(12, 1),
-        "hidden": lambda: boltzmann.with_parameters(1.5 * boltzmann.parameters(sherrington_kirkpatrick(9, 2))["W"], hidden=4),
+        "hidden": lambda: boltzmann.with_parameters(
+            1.5 * boltzmann.parameters(sherrington_kirkpatrick(9, 2))["W"], hidden=4
+        ),
     }[which]()
     model.network.mean.copy_(torch.linspace(0.3, 0.7, model.network.units))
     truth = rv.log_partition(model, method="exact")["log_z"]

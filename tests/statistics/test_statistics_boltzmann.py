@@ -60,7 +60,9 @@ def p_value(z: Tensor, chance: Tensor) -> float:
     return float(stats.chisquare(seen, wanted).pvalue)
 
 
-def chi_square(kernel: str, temperature: float, chains: int, *, clamped: bool, off: float = 1.0, seed: int = 0) -> float:
+def chi_square(
+    kernel: str, temperature: float, chains: int, *, clamped: bool, off: float = 1.0, seed: int = 0
+) -> float:
     """The p-value of `chains` chains at the temperature times `off`; clamped: units 1 and 2 are held at 1 and 0."""
     sampler = sampler_of(kernel)
     n = sampler.plan.n
@@ -132,14 +134,20 @@ def test_a_sweep_is_that_of_a_plain_loop(n, edges, clamped):
     for sheet in sheets:
         queue = iter(sheet)
         sampler.sweep(
-            state, lambda k, queue=queue: torch.stack([next(queue) for _ in range(k)]), beta, held=held, tilt=sampler.placed(tilt)
+            state,
+            lambda k, queue=queue: torch.stack([next(queue) for _ in range(k)]),
+            beta,
+            held=held,
+            tilt=sampler.placed(tilt),
         )
         for unit, uniform in zip(sampler.plan.order[: n - 2].tolist(), sheet, strict=True):
             chance = torch.sigmoid(beta * (bias[unit] + z @ W[unit]) + tilt[unit])
             new = (uniform < chance).double()
             z[:, unit] = torch.where(where[:, unit], z[:, unit], new) if clamped else new
         assert torch.equal(sampler.leave(state), z)
-    torch.testing.assert_close(sampler.fields(state), (bias + z @ W).t()[sampler.plan.order[: n - 2]], rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(
+        sampler.fields(state), (bias + z @ W).t()[sampler.plan.order[: n - 2]], rtol=1e-9, atol=1e-9
+    )
 
 
 def test_kept_fields_stay_right_for_many_flips():
@@ -178,12 +186,14 @@ def test_no_edge_joins_units_of_a_colour():
 def test_swaps_keep_the_distribution_of_every_temperature():
     """30,000 ladders of three temperatures: the chain at each temperature, and pairs of neighbours jointly."""
     sampler = sampler_of("one by one", scale=1.5)
-    betas, ladders, source = torch.tensor([0.3, 0.8, 1.5], dtype=torch.float64), 30_000, torch.Generator().manual_seed(0)
+    betas, ladders, source = (
+        torch.tensor([0.3, 0.8, 1.5], dtype=torch.float64),
+        30_000,
+        torch.Generator().manual_seed(0),
+    )
     z = (torch.rand(3 * ladders, 6, generator=source) < 0.5).float()
     draw = draw_into_buffer(source, 6, 3 * ladders)
-    now = None
-    for now in tempering.temper(sampler, sampler.enter(z), betas, 40, draw, source):
-        pass
+    *_, now = tempering.temper(sampler, sampler.enter(z), betas, 40, draw, source)
     assert sorted(now.at.flatten().tolist()) == list(range(3 * ladders))
     assert 0.2 < float(now.swap_rates.min()) < 0.95
     rows = sampler.leave(now.state)
@@ -249,8 +259,8 @@ def test_tempered_energies_are_the_exact_ones():
 
 @pytest.mark.slow
 def test_the_critical_lattice_has_the_exact_energy():
-    """-sqrt(2) per spin in the infinite system (Onsager 1944), -1.4345 on a periodic 32 x 32 lattice: 2 % covers both the
-    size and what 2,000 sweeps from the ordered state leave."""
+    """-sqrt(2) per spin in the infinite system (Onsager 1944), -1.43366 on a periodic 32 x 32 lattice (Kaufman 1949); 200
+    chains, every tenth of 2,000 sweeps after as many: the standard error is about 0.001."""
     model = ising(32, periodic=True)
     sampler, source = model.network.sampler(), torch.Generator().manual_seed(0)
     state, draw = sampler.enter(torch.ones(200, 1024)), draw_into_buffer(source, 1024, 200)
@@ -261,7 +271,7 @@ def test_the_critical_lattice_has_the_exact_energy():
             if sweep >= 2000 and sweep % 10 == 0:
                 total += float((sampler.energy(state) - model.network.bits()[2]).mean())
                 count += 1
-    assert abs(total / count * model.network.temperature / 1024 + 1.4345) < 0.005
+    assert abs(total / count * model.network.temperature / 1024 + 1.43366) < 0.004
 
 
 @pytest.mark.slow

@@ -52,13 +52,12 @@ class ClampedMinusFree(Learner):
     def _listed(self, batch: Batch, x: Tensor, share: Tensor) -> tuple[dict[nn.Parameter, Tensor], Metrics]:
         """The exact gradient, found in float64, and the exact -log p."""
         network: Any = self.network
-        exact = network.precise()
         v, share = x.double(), share.double()
-        positive, _ = exact.clamped(v, share, lambda: self._run.noise(batch.rows, x.dtype))
-        negative, log_z = exact.own_moments()
+        positive, _ = network.clamped(v, share, lambda: self._run.noise(batch.rows, x.dtype))
+        negative, log_z = network.own_moments()
         if self._run.world > 1:  # every process found the same whole: it counts once
             negative = type(negative)(*(part / self._run.world for part in vars(negative).values()))
-        loss = share @ (exact.free_energy(v) + log_z)
+        loss = share @ (network.free_energy(v) + log_z)
         return network.gradient(positive, negative, self._run.sum_all), {"loss": loss}
 
     def _sampled(self, batch: Batch, x: Tensor, share: Tensor) -> tuple[dict[nn.Parameter, Tensor], Metrics]:
@@ -70,7 +69,7 @@ class ClampedMinusFree(Learner):
         chains = network.fantasy(noise) if self._chains is None else self._chains
         self._chains = chains = network.advance(chains, self._sweeps, noise)
         negative = network.moments_of(chains, share.new_full((len(chains),), 1 / self._count))
-        data = network.state_energy(torch.cat([x, h], 1)) if h.shape[1] else network.state_energy(x)
+        data = network.state_energy(torch.cat([x, h], 1))
         metrics = {
             "pseudo_log_prob": share @ network.pseudo_log_prob(x, h),
             "energy_gap": share @ data - network.state_energy(chains).sum() / self._count,
@@ -83,8 +82,7 @@ class ClampedMinusFree(Learner):
         network: Any = self.network
         x = batch.x.flatten(1)
         if not self._count:
-            exact = network.precise()
-            return {"loss": (exact.free_energy(x.double()) + exact.own_moments()[1]).sum() / batch.rows}
+            return {"loss": (network.free_energy(x.double()) + network.own_moments()[1]).sum() / batch.rows}
         _, h = network.clamped(x, x.new_full((len(x),), 1 / batch.rows), lambda: noise)
         return {"pseudo_log_prob": network.pseudo_log_prob(x, h).sum() / batch.rows}
 

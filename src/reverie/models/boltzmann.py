@@ -208,7 +208,7 @@ class BoltzmannNetwork(Boltzmann):
 
     def energy(self, x: Tensor) -> Tensor:
         """F(v) = -log sum_h exp(-E(v, h) / T) in float64, (n,); from above where the sum is by mean-field."""
-        return self.precise().free_energy(x.double())
+        return self.free_energy(x.double())
 
     def sample(
         self,
@@ -321,13 +321,12 @@ def landscape(model: Model) -> dict[str, NDArray[np.float64]]:
     machine = _machine(model)
     if machine.units > EXACT_BITS:
         raise Unsupported(f"a landscape lists all states of at most {EXACT_BITS} units; here are {machine.units}")
-    exact = machine.precise()
     places = torch.arange(machine.units - 1, -1, -1)
-    z = ((torch.arange(2**machine.units)[:, None] >> places) & 1).double().to(exact.bias.device)
+    z = ((torch.arange(2**machine.units)[:, None] >> places) & 1).double().to(machine.bias.device)
     with torch.inference_mode():
-        energy = exact.state_energy(z)
+        energy = machine.state_energy(z)
     return {
-        "states": exact.values(z).cpu().numpy(),
+        "states": machine.values(z).cpu().numpy(),
         "energies": (energy * machine.temperature).cpu().numpy(),
         "probabilities": torch.softmax(-energy, 0).cpu().numpy(),
     }
@@ -470,7 +469,7 @@ def _machine(model: Model) -> BoltzmannNetwork:
 
 def _energies(machine: BoltzmannNetwork, bits: Tensor) -> NDArray[np.float64]:
     """E of rows of bits, in float64."""
-    return machine.precise().state_energy(bits.double()).cpu().numpy() * machine.temperature
+    return machine.state_energy(bits.double()).cpu().numpy() * machine.temperature
 
 
 def _ladder(machine: BoltzmannNetwork, schedule: Any, hot: float | None, cold: float | None, count: int) -> Tensor:

@@ -87,9 +87,9 @@ class Boltzmann(Machine):
         """Bits, or their means, in the units' own values."""
         return 2 * z - 1 if self.spins else z
 
-    def bits(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Weights (m,), biases (n,) and the constant c of -E(x) / T = c + b . z + z W z / 2."""
-        weights, bias = self.couplings / self.temperature, self.bias / self.temperature
+    def bits(self, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Weights (m,), biases (n,) and the constant c of -E(x) / T = c + b . z + z W z / 2, in their own type or another."""
+        weights, bias = self.couplings.to(dtype) / self.temperature, self.bias.to(dtype) / self.temperature
         if self.spins:
             return bits_of_spins(self.edges, weights, bias)
         return weights, bias, bias.new_zeros(())
@@ -104,8 +104,8 @@ class Boltzmann(Machine):
         return gibbs(self._plans[key], weights.detach(), bias.detach())
 
     def state_energy(self, z: Tensor) -> Tensor:
-        """E / T of rows of all units' bits, (rows,)."""
-        weights, bias, constant = self.bits()
+        """E / T of rows of all units' bits, (rows,), in their type."""
+        weights, bias, constant = self.bits(z.dtype)
         return -(z @ bias) - self._pair_sums(z, weights) - constant
 
     def _pair_sums(self, z: Tensor, weights: Tensor) -> Tensor:
@@ -128,14 +128,15 @@ class Boltzmann(Machine):
     def _given(self, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Of rows of visible bits: b . v + v W v / 2 + c, (rows,); the hidden units' fields, (rows, hidden); the hidden
         units' weights among themselves, (hidden, hidden)."""
-        weights, bias, constant = self.bits()
+        weights, bias, constant = self.bits(v.dtype)
         whole = matrix(self.units, self.edges, weights)
         a = self.visible
         own = v @ bias[:a] + 0.5 * ((v @ whole[:a, :a]) * v).sum(1) + constant
         return own, bias[a:] + v @ whole[:a, a:], whole[a:, a:]
 
     def free_energy(self, v: Tensor) -> Tensor:
-        """-log sum_h exp(-E(v, h) / T), (rows,): exactly where `sums_hidden`, else from above by mean-field."""
+        """-log sum_h exp(-E(v, h) / T), (rows,), in the type of the rows of visible bits: exactly where `sums_hidden`, else
+        from above by mean-field."""
         own, field, inner = self._given(v)
         if not self.hidden:
             return -own
@@ -214,8 +215,8 @@ class Boltzmann(Machine):
         return Moments(weighted.sum(0), pairs, share.sum())
 
     def own_moments(self) -> tuple[Moments, Tensor]:
-        """The negative phase without sampling: moments under the machine itself, and log Z, by listing."""
-        weights, bias, constant = self.bits()
+        """The negative phase without sampling: moments under the machine itself, and log Z, by listing in float64."""
+        weights, bias, constant = self.bits(torch.float64)
         listing = Listing(matrix(self.units, self.edges, weights), self.listed.to(bias.device))
         log_z, mean, pairs = listing.expectations(bias[None], bias.new_ones(1))
         moments = Moments(mean[0], pairs[self.edges[0], self.edges[1]], bias.new_ones(()))
@@ -252,7 +253,7 @@ class Boltzmann(Machine):
 
     def pseudo_log_prob(self, v: Tensor, h: Tensor) -> Tensor:
         """The mean over visible units of log p(v_i | all others), hidden ones at their means or draws `h`, (rows,)."""
-        weights, bias, _ = self.bits()
+        weights, bias, _ = self.bits(v.dtype)
         whole = matrix(self.units, self.edges, weights)[:, : self.visible]
         field = bias[: self.visible] + torch.cat([v, h], 1) @ whole
         return -F.softplus((1 - 2 * v) * field).mean(1)
@@ -289,9 +290,8 @@ class Boltzmann(Machine):
             raise Unsupported(
                 f"exact log Z lists at most {EXACT_BITS} units beside a group without edges inside; here are {len(self.listed)}"
             )
-        machine = self.precise()
-        weights, bias, constant = machine.bits()
-        listing = Listing(matrix(self.units, machine.edges, weights), self.listed.to(bias.device))
+        weights, bias, constant = self.bits(torch.float64)
+        listing = Listing(matrix(self.units, self.edges, weights), self.listed.to(bias.device))
         return float(listing.log_sum(bias[None])[0] + constant)
 
     def _annealed(self, chains: int, temperatures: int, seed: int, burn_in: int) -> dict[str, float]:

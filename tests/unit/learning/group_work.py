@@ -18,6 +18,7 @@ STOPS = {
     "table_mixture": (7,),
     "naive_bayes": (7,),
     "rbm": (3, 5, 7),
+    "boltzmann_machine": (3, 5, 7),
     "vae": (3, 5, 7),
     "gan": (3, 5, 7),
     "stack": (4, 10, 13),

@@ -19,6 +19,7 @@ TOLERANCE = {
     "table_mixture": 1e-12,
     "naive_bayes": 1e-12,
     "rbm": 1e-6,
+    "boltzmann_machine": 1e-6,
     "vae": 1e-6,
     "gan": 1e-6,
     "stack": 1e-6,
