@@ -1,7 +1,7 @@
 """The Boltzmann machine's figures: exact log Z, learning bars and stripes, spin glasses, and Gibbs sweeps beside peers.
 
 `python boltzmann.py learning|glasses|energies|speed [--peers PYTHON]`. Peers are thrml and dwave-pytorch-plugin in an
-environment of their own (peers.txt), by default .peers; every run is on one thread. Writes results/boltzmann_CASE.json.
+environment of their own (peers_boltzmann.txt), by default .peers; every run is on one thread. Writes results/boltzmann_CASE.json.
 """
 
 from __future__ import annotations

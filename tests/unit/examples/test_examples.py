@@ -47,6 +47,13 @@ def test_a_machine_of_digits(tmp_path):
     assert (tmp_path / "p.png").stat().st_size > 1000
 
 
+def test_bars_and_stripes(tmp_path):
+    found = main_of("bars_and_stripes")(quick=True, picture=tmp_path / "p.png")
+    assert found["exact gradient"] < 0.1
+    assert found["persistent chains"] < 1.0  # independent bits: 3.6
+    assert (tmp_path / "p.png").stat().st_size > 1000
+
+
 def test_incomes(real_data: Path, tmp_path):
     found = main_of("adult_naive_bayes")(real_data, quick=True, picture=tmp_path / "p.png")
     assert found["accuracy, without repeats"] > 0.82
