@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
+
+from reverie.errors import InvalidOption
 
 
 def complete(n: int) -> Tensor:
@@ -26,6 +29,24 @@ def lattice(height: int, width: int, *, periodic: bool) -> Tensor:
     else:
         pairs = [(at[:, :-1], at[:, 1:]), (at[:-1], at[1:])]
     return torch.cat([torch.stack([a.flatten(), b.flatten()]) for a, b in pairs], 1)
+
+
+def checked(pairs: Iterable[tuple[int, int]], n: int) -> Tensor:
+    """Pairs of unit numbers as edges (2, m). Raises `InvalidOption` where one is out of range, joins a unit with itself or
+    is given twice."""
+    seen: set[tuple[int, int]] = set()
+    found = []
+    for a, b in pairs:
+        if not (0 <= a < n and 0 <= b < n):
+            raise InvalidOption(f"graph: edge ({a}, {b}) names a unit that is not there; units are 0 to {n - 1}")
+        if a == b:
+            raise InvalidOption(f"graph: edge ({a}, {b}) connects a unit with itself; leave it out, or use the bias")
+        pair = (min(a, b), max(a, b))
+        if pair in seen:
+            raise InvalidOption(f"graph: the edge between units {pair[0]} and {pair[1]} is given twice")
+        seen.add(pair)
+        found.append((a, b))
+    return torch.tensor(found, dtype=torch.long).reshape(-1, 2).t().contiguous()
 
 
 def matrix(n: int, edges: Tensor, weights: Tensor) -> Tensor:

@@ -95,3 +95,37 @@ def temper(
         heading[hot] = 1
         heading[cold] = torch.where(heading[cold] >= 1, 2, heading[cold])
         yield found
+
+
+@dataclass(frozen=True)
+class Tempered:
+    """What a run of parallel tempering found: the bits (n,) of the lowest energy met; of the second half of the rounds the
+    mean energies (K,), swap rates (K - 1,) and mean round trips of a ladder; the coldest chains' bits at the end (R, n)."""
+
+    best: Tensor
+    mean_energies: Tensor
+    swap_rates: Tensor
+    round_trips: float
+    coldest: Tensor
+
+
+def tempered(sampler: Gibbs, state: State, betas: Tensor, sweeps: int, draw: Draw, source: torch.Generator) -> Tempered:
+    """`temper` from beginning to end."""
+    best, lowest, half = state.z[:, 0].clone(), float(sampler.energy(state)[0]), sweeps // 2
+    total = torch.zeros(len(betas), dtype=torch.float64)
+    for sweep, now in enumerate(temper(sampler, state, betas, sweeps, draw, source)):
+        if sweep == half:
+            for counts in (now.tried, now.swapped, now.trips):
+                counts.zero_()
+        if sweep >= half:
+            total += now.energy[now.at].mean(1).cpu()
+        chain = int(now.energy.argmin())
+        if float(now.energy[chain]) < lowest:
+            lowest, best = float(now.energy[chain]), now.state.z[:, chain].clone()
+    return Tempered(
+        sampler.leave(State(best[:, None]))[0],
+        total / (sweeps - half),
+        now.swap_rates,
+        float(now.trips.mean()),
+        sampler.leave(now.state)[now.at[-1]],
+    )

@@ -26,7 +26,7 @@ from reverie.errors import InvalidOption, Unsupported
 from reverie.estimator import Estimator
 from reverie.inference import tempering
 from reverie.inference.gibbs import draw_from, draw_into_buffer
-from reverie.inference.graphs import between, complete, lattice
+from reverie.inference.graphs import between, checked, complete, lattice
 from reverie.inference.tempering import Schedule
 from reverie.learning.boltzmann import ClampedMinusFree
 from reverie.learning.descent import Descent, ScheduleName
@@ -124,7 +124,7 @@ class BoltzmannMachine(Estimator):
         """The graph's edges, (2, m), checked."""
         visible, n = space.width, space.width + self.hidden
         if not isinstance(self.graph, str):
-            return _checked_edges(self.graph, n)
+            return checked(self.graph, n)
         if self.graph == "dense":
             return complete(n)
         if self.graph in ("restricted", "semi-restricted") and not self.hidden:
@@ -168,22 +168,6 @@ class BoltzmannMachine(Estimator):
             return ClampedMinusFree(network, descent, run, sweeps=self.sweeps, chains=chains)
 
         return [Phase("train", learner)]
-
-
-def _checked_edges(pairs: Any, n: int) -> Tensor:
-    """Pairs of unit numbers as edges (2, m): in range, no unit with itself, none twice."""
-    edges = torch.tensor(list(pairs), dtype=torch.long).reshape(-1, 2).t().contiguous()
-    seen: set[tuple[int, int]] = set()
-    for a, b in edges.t().tolist():
-        if not (0 <= a < n and 0 <= b < n):
-            raise InvalidOption(f"graph: edge ({a}, {b}) names a unit that is not there; units are 0 to {n - 1}")
-        if a == b:
-            raise InvalidOption(f"graph: edge ({a}, {b}) connects a unit with itself; leave it out, or use the bias")
-        pair = (min(a, b), max(a, b))
-        if pair in seen:
-            raise InvalidOption(f"graph: the edge between units {pair[0]} and {pair[1]} is given twice")
-        seen.add(pair)
-    return edges
 
 
 class BoltzmannNetwork(Boltzmann):
@@ -433,31 +417,16 @@ def temper(
     source = generator(check_seed(seed), "temper", device=device)
     z = torch.randint(0, 2, (count, machine.units), generator=source, device=device).to(dtype)
     draw, betas = draw_into_buffer(source, machine.units, count, dtype), machine.temperature / falling
-    best, lowest, total, seen = z[0], float("inf"), torch.zeros(len(falling), dtype=torch.float64), 0
-    half = sweeps // 2
-    now = None
-    for sweep, now in enumerate(tempering.temper(sampler, sampler.enter(z), betas, sweeps, draw, source)):
-        if sweep == half:
-            now.tried.zero_(), now.swapped.zero_(), now.trips.zero_()
-        if sweep >= half:
-            total += now.energy[now.at].mean(1).cpu()
-            seen += 1
-        chain = int(now.energy.argmin())
-        if float(now.energy[chain]) < lowest:
-            lowest, best = float(now.energy[chain]), now.state.z[:, chain].clone()
-    assert now is not None
-    constant = float(machine.bits()[2])
-    bits = sampler.leave(now.state)[now.at[-1]]
-    found = best[sampler.plan.place][None]
+    found = tempering.tempered(sampler, sampler.enter(z), betas, sweeps, draw, source)
     return {
-        "energy": float(_energies(machine, found)[0]),
-        "state": machine.values(found)[0].cpu().numpy(),
-        "energies": _energies(machine, bits),
-        "states": machine.values(bits).cpu().numpy(),
+        "energy": float(_energies(machine, found.best[None])[0]),
+        "state": machine.values(found.best).cpu().numpy(),
+        "energies": _energies(machine, found.coldest),
+        "states": machine.values(found.coldest).cpu().numpy(),
         "temperatures": falling.numpy(),
-        "mean_energies": ((total / seen) - constant).numpy() * machine.temperature,
-        "swap_rates": now.swap_rates.cpu().numpy(),
-        "round_trips": float(now.trips.mean()),
+        "mean_energies": (found.mean_energies - float(machine.bits()[2])).numpy() * machine.temperature,
+        "swap_rates": found.swap_rates.cpu().numpy(),
+        "round_trips": found.round_trips,
     }
 
 
@@ -476,13 +445,7 @@ def _ladder(machine: BoltzmannNetwork, schedule: Any, hot: float | None, cold: f
     """Temperatures of that schedule, with what was not given chosen by the size of the couplings."""
     if schedule not in ("geometric", "linear"):
         raise InvalidOption(f"schedule: expected geometric, linear or an array of temperatures, got {schedule!r}")
-    if hot is None:
-        weights, bias, _ = machine.bits()
-        ends = machine.edges.flatten()
-        zero = torch.zeros_like(bias)
-        spread = zero.index_add(0, ends, weights.square().repeat(2)).sqrt()
-        centre = bias + 0.5 * zero.index_add(0, ends, weights.repeat(2))
-        hot = machine.temperature * 0.5 * float(2 * spread.max() + centre.abs().max()) or 1.0
+    hot = machine.heat() if hot is None else hot
     cold = hot / 50 if cold is None else cold
     for name, value in (("hot", hot), ("cold", cold)):
         check_positive(value, name)

@@ -118,6 +118,14 @@ class Boltzmann(Machine):
     def _sparse(self) -> bool:
         return self.edges.shape[1] * _FEW_EDGES < self.units**2
 
+    def heat(self) -> float:
+        """A temperature at which units hardly feel each other: about the largest field that neighbours at random make."""
+        weights, bias, _ = self.bits()
+        ends, zero = self.edges.flatten(), torch.zeros_like(bias)
+        spread = zero.index_add(0, ends, weights.square().repeat(2)).sqrt()
+        centre = bias + 0.5 * zero.index_add(0, ends, weights.repeat(2))
+        return self.temperature * float(spread.max() + 0.5 * centre.abs().max()) or 1.0
+
     # ------------------------------------------------------------------ hidden units summed out
 
     @property
