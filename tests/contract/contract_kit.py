@@ -24,6 +24,7 @@ from reverie.estimator import Estimator
 from reverie.model import Model
 from reverie.models.autoencoder import Autoencoder
 from reverie.models.bayesian_mixture import BayesianGaussianMixture
+from reverie.models.boltzmann import BoltzmannMachine
 from reverie.models.dbm import DBM
 from reverie.models.dbn import DBN
 from reverie.models.gan import GAN
@@ -90,6 +91,14 @@ KIT: dict[str, Kit] = {
     ),
     "dbm": Kit(DBM(hidden=(6, 5), chains=20), {"epochs": 2}, quick_sample={"sweeps": 3}, long_chains=True, size=None),
     "autoencoder": Kit(Autoencoder(hidden=(12,), code=2), {"epochs": 4, "batch_size": 50}, size="code"),
+    "boltzmann_machine": Kit(
+        BoltzmannMachine(hidden=4, chains=20, centring=0.05),
+        {"epochs": 2},
+        {"graph": "restricted"},
+        quick_sample={"sweeps": 3},
+        long_chains=True,
+        size=None,
+    ),
     "hopfield": Kit(
         Hopfield(temperature=40.0),
         {"epochs": 1},

@@ -21,6 +21,28 @@ _FILL = 10
 """Clamped Gibbs sweeps from independent units that draw the missing cells of a row for each update."""
 
 
+def moments(parts: Iterable[tuple[Tensor, Tensor | None]]) -> tuple[Tensor, Tensor]:
+    """Mean and variance of every column, (width,) float64 each, of rows (n, width) and their weights (n,), by cell
+    (n, width), or None, part by part."""
+    sums: list[Tensor] = []
+    for rows, weights in parts:
+        v = rows.double()
+        weight = torch.ones_like(v[:, 0]) if weights is None else weights.to(v)
+        weight = weight if weight.ndim == 2 else weight[:, None].expand_as(v)
+        weighted = v * weight
+        sums.append(torch.stack([weighted.sum(0), (weighted * v).sum(0), weight.sum(0)]))
+    first, second, count = torch.stack(sums).sum(0)
+    count = count.clamp_min(1e-12)
+    mean = first / count
+    return mean, (second / count - mean.square()).clamp_min(0)
+
+
+def shares(batch: Batch, x: Tensor, run: Run) -> Tensor:
+    """What each of this process's rows counts for, (n,): their weights, which sum to 1 over all processes."""
+    weight = torch.ones(len(x), dtype=x.dtype, device=x.device) if batch.weight is None else batch.weight.to(x.dtype)
+    return weight / run.sum(weight.sum())
+
+
 class ContrastiveDivergence(Learner):
     """gradient = <statistics>_data - <statistics>_model, the model's estimated by `sweeps` of Gibbs sampling: from the
     batch (CD-k, `chains` = 0) or from `chains` persistent ones (PCD-k). `discriminative` is the share of the gradient that
@@ -62,27 +84,22 @@ class ContrastiveDivergence(Learner):
 
     def begin(self, batches: Callable[[], Iterable[Batch]]) -> None:
         machine = self._machine
-        sums: list[Tensor] = []
-        for batch in batches():
+
+        def rows_and_weights(batch: Batch) -> tuple[Tensor, Tensor | None]:
+            """Rows, and their weights: by cell where cells are missing."""
             x, y = batch.x.flatten(1), batch.y
-            v = machine.rows(x, y).double()
-            seen = torch.ones_like(x) if batch.observed is None else batch.observed.flatten(1).to(x.dtype)
-            weight = machine.rows(seen, None if y is None else torch.ones_like(y)).double()
-            if batch.weight is not None:
-                weight = weight * batch.weight[:, None].to(weight)
-            weighted = v * weight
-            sums.append(torch.stack([weighted.sum(0), (weighted * v).sum(0), weight.sum(0)]))
-        first, second, count = torch.stack(sums).sum(0)
-        mean = first / count.clamp_min(1e-12)
-        machine.start(mean, (second / count.clamp_min(1e-12) - mean.square()).clamp_min(0))
+            if batch.observed is None:
+                return machine.rows(x, y), batch.weight
+            seen = batch.observed.flatten(1).to(x.dtype)
+            cells = machine.rows(seen, None if y is None else torch.ones_like(y))
+            return machine.rows(x, y), cells if batch.weight is None else cells * batch.weight[:, None].to(cells)
+
+        machine.start(*moments(rows_and_weights(batch) for batch in batches()))
 
     @torch.no_grad()
     def step(self, batch: Batch) -> Metrics:
         x = batch.x.flatten(1)
-        weight = (
-            torch.ones(len(x), dtype=x.dtype, device=x.device) if batch.weight is None else batch.weight.to(x.dtype)
-        )
-        share = weight / self._run.sum(weight.sum())
+        share = shares(batch, x, self._run)
         gradients: dict[nn.Parameter, Tensor] = {}
         metrics: Metrics = {}
         if self._discriminative < 1:

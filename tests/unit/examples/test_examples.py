@@ -56,6 +56,13 @@ def test_stacks_of_digits(tmp_path):
     assert len(list(tmp_path.glob("*.png"))) == 3
 
 
+def test_bars_and_stripes(tmp_path):
+    found = main_of("bars_and_stripes")(quick=True, picture=tmp_path / "p.png")
+    assert found["exact gradient"] < 0.1
+    assert found["persistent chains"] < 1.0  # independent bits: 3.6
+    assert (tmp_path / "p.png").stat().st_size > 1000
+
+
 def test_digits_are_remembered(tmp_path):
     found = main_of("hopfield_digits")(picture=tmp_path / "p.png")
     assert found["hebb"] < found["pseudo_inverse"] == 1
