@@ -299,9 +299,9 @@ CAUSES = [
     Cause("too few degrees of freedom", ["student_mixture"], lambda f: replace(KIT[f].recipe, degrees=0.1), InvalidOption,
           "degrees: .*equal to 0.5"),
     Cause("imputing without the verb", [f for f in FAMILIES if f not in with_verb("impute")],
-          lambda f: model(f).impute(data_of(f)), Unsupported, r"can't impute; families that can: gmm, .*rbm, vae"),
+          lambda f: model(f).impute(data_of(f)), Unsupported, r"can't impute; families that can: gmm, .*rbm, .*vae"),
     Cause("scoring without the verb", [f for f in FAMILIES if f not in SCORERS], lambda f: model(f).log_prob(data_of(f)),
-          Unsupported, r"gan can't log_prob; families that can: gmm, .*rbm, vae\. This model can: decode, sample"),
+          Unsupported, r"gan can't log_prob; families that can: gmm, .*rbm, .*vae\. This model can: decode, sample"),
     # ------------------------------------------------------------------ recipes and training
     Cause("an unknown option of a recipe", FAMILIES, lambda f: type(KIT[f].recipe)(latnet=3), InvalidOption, "no such option"),
     Cause("True for a number", SIZED, lambda f: sized(f, True), InvalidOption,
