@@ -50,8 +50,8 @@ def machine(
         network.u_offset.copy_(0.1 * torch.arange(network.window_width) if centring else network.u_offset)
         if visible == "numbers":
             network.M.copy_(0.2 * torch.randn(network.M.shape, generator=source, dtype=torch.float64) * real)
-            network.m.copy_(torch.tensor([0.0, 0.5, -0.3]))
-            network.s.copy_(torch.tensor([1.0, 0.7, 1.4]))
+            network.m.copy_(torch.tensor([0.0, 0.5, -0.3]) * torch.arange(1, order + 2)[:, None])
+            network.s.copy_(torch.tensor([1.0, 0.7, 1.4]) + 0.1 * torch.arange(order + 1)[:, None] * real)
     return network
 
 
@@ -172,6 +172,30 @@ def test_densities_of_numbers_integrate_to_one_in_the_units_of_the_steps():
     x = Ragged(rows.flatten(0, 1), torch.full((len(points),), 3))
     last = network.step_log_prob(x).view(-1, 3)[:, 2]
     assert abs(float(last.exp().sum()) * 0.1**2 - 1) < 1e-9
+    first = network.step_log_prob(Ragged(points, torch.ones(len(points), dtype=torch.long)))
+    assert abs(float(first.exp().sum()) * 0.1**2 - 1) < 1e-9
+
+
+@torch.no_grad()
+def test_linear_predictions_are_those_of_least_squares_for_every_place():
+    """The start's regressions, by place, against numpy on the windows of a loop; what they leave has variance one."""
+    rows = oscillations(300, length=6)
+    model = TemporalRBM(hidden=2, order=2, lr=1e-9).fit(rows, epochs=1, **QUIET)
+    network = model.network.double()
+    prepared = model.codec.prepare(model.schema.read(rows))
+    x = prepared.x.to(torch.float64)
+    u, place = windows_by_loop(x, 2), x.places[1]
+    frames = network.frames(x.values, u)
+    assert torch.allclose(network.restored(frames, u), x.values)
+    for k in range(3):
+        at = place == k if k < 2 else place >= 2
+        inputs = torch.cat([u[at][:, : 2 * k], torch.ones(int(at.sum()), 1).double()], 1).numpy()
+        slope = np.linalg.lstsq(inputs, x.values[at].numpy(), rcond=None)[0]
+        left = x.values[at].numpy() - inputs @ slope
+        found = (frames[at] * network.s[k]).numpy()
+        assert np.sqrt(np.square(found - left).mean()) < 0.2 * left.std()  # the ridge is small
+        assert 0.8 < float(frames[at].std()) < 1.2
+    assert float(network.s[0].min()) > 10 * float(network.s[2].max())
 
 
 def own_side(network: TemporalNetwork, u: torch.Tensor, share: torch.Tensor) -> tuple[Side, torch.Tensor]:
@@ -271,6 +295,7 @@ def test_two_steps_of_a_sample_have_the_listed_joint():
     assert stats.chisquare(seen.numpy(), expected.numpy() * float(seen.sum() / expected.sum())).pvalue > 1e-3
 
 
+@torch.no_grad()
 def test_annealing_finds_the_listed_log_z_from_both_sides():
     network, x = machine(order=1, centring=0.01), steps()
     with torch.no_grad():
@@ -317,18 +342,18 @@ def test_likelihoods_of_a_model_are_those_of_its_steps():
 
 def test_an_estimate_agrees_with_the_exact_likelihood():
     rng = np.random.default_rng(0)
-    state = np.cumsum(rng.random((40, 30)) < 0.2, 1) % 2
+    state = np.cumsum(rng.random((40, 15)) < 0.2, 1) % 2
     rows = [
-        np.where(part[:, None] == 1, [1, 1, 0, 0, 1], [0, 0, 1, 1, 0]) ^ (rng.random((30, 5)) < 0.1) for part in state
+        np.where(part[:, None] == 1, [1, 1, 0, 0, 1], [0, 0, 1, 1, 0]) ^ (rng.random((15, 5)) < 0.1) for part in state
     ]
     model = TemporalRBM(hidden=6, order=1, visible="binary", lr=0.2).fit(rows, epochs=30, seed=0, **QUIET)
     exact = np.concatenate(temporal_rbm.one_step_log_prob(model, rows))
-    found = temporal_rbm.estimate_log_prob(model, rows, frames=1200, chains=20, temperatures=200, burn_in=50, seed=1)
+    found = temporal_rbm.estimate_log_prob(model, rows, frames=600, chains=10, temperatures=100, burn_in=30, seed=1)
     assert abs(found["nats"] - exact.mean()) < 0.02
     assert abs(found["gap"]) < 0.03
     share = np.concatenate(rows).mean(0)
     coins = np.where(np.concatenate(rows), np.log(share), np.log1p(-share)).sum(1).mean()
-    assert exact.mean() > coins + 0.8  # the state is seen in the step before
+    assert exact.mean() > coins + 0.5  # the state is seen in the step before
 
 
 def test_held_out_loss_is_that_of_log_prob():

@@ -33,21 +33,8 @@ class ConditionalDivergence(Learner):
         self.objective = "loss" if network.listed is not None else None
 
     def begin(self, batches: Callable[[], Iterable[Batch]]) -> None:
-        net = self.network
-        numbers = bool(net.real.any())
-        found: list[list[Tensor]] = []
-        for batch in batches():
-            v = batch.x.values.double()
-            weight = _step_weights(batch, torch.float64)
-            sums = [weight.sum(), weight @ v, weight @ v.square()]
-            if numbers:
-                u = net.windows(batch.x).double()
-                u = torch.cat([u, u.new_ones(len(u), 1)], 1)
-                weighted = (u * weight[:, None]).t()
-                sums += [weighted @ u, weighted @ v]
-            found.append(sums)
-        count, first, second, *products = [torch.stack(parts).sum(0) for parts in zip(*found, strict=True)]
-        net.start(count, first, second, *(products or (None, None)))
+        found = [self.network.moments(batch.x, _step_weights(batch, torch.float64)) for batch in batches()]
+        self.network.start(*(torch.stack(parts).sum(0) for parts in zip(*found, strict=True)))
 
     @torch.no_grad()
     def step(self, batch: Batch) -> Metrics:

@@ -7,8 +7,9 @@ with u_t the last `order` frames side by side, latest first, and one indicator f
 start of the sequence (the frame is zero there): every step has a window, and what it is to be at the start is learned.
 
 Columns of numbers enter v_t as what is left of them after a linear prediction from u_t, in units of its spread, both found
-by least squares before learning: (v - m - u M) / s. The family of densities is the same, for A and b hold such terms too, but
-neighbouring steps are so alike that learning would crawl, or diverge in the variance, without it.
+by least squares before learning: (v - m_k - u M_k) / s_k. Neighbouring steps are so alike that learning would crawl, or diverge
+in the variance, without it. The first `order` steps, of which k frames are known, have a prediction each: less is known of
+them, and their spread is larger; but for that the family of densities is the same, for A and b hold such terms too.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ LISTED_BITS = 12
 """log Z belongs to one step only, so at most this many bits are listed for every step."""
 _BLOCK_NUMBERS = 2**21
 _RIDGE = 1e-4
+"""Of linear predictions, beside one step's worth of it."""
 _LEAST_SPREAD = 1e-3
 """Of what a prediction leaves, in standard deviations of the column: below that it is noise of the rounding."""
 
@@ -77,9 +79,9 @@ class Conditional(nn.Module):
         self.A = nn.Parameter(torch.zeros(self.window_width, visible.width))
         self.B = nn.Parameter(torch.zeros(self.window_width, hidden.width))
         self.register_buffer("u_offset", torch.zeros(self.window_width))
-        self.register_buffer("M", torch.zeros(self.window_width, visible.width))
-        self.register_buffer("m", torch.zeros(visible.width))
-        self.register_buffer("s", torch.ones(visible.width))
+        self.register_buffer("M", torch.zeros(order + 1, self.window_width, visible.width))
+        self.register_buffer("m", torch.zeros(order + 1, visible.width))
+        self.register_buffer("s", torch.ones(order + 1, visible.width))
         self.register_buffer("real", real, persistent=False)
         self._numbers = bool(real.any())
 
@@ -111,13 +113,36 @@ class Conditional(nn.Module):
         """What the past adds to the biases."""
         return u @ self.A, u @ self.B
 
+    def known(self, u: Tensor) -> Tensor:
+        """How many frames of a window lie in the sequence, (n,)."""
+        return self.order - u[:, -self.order :].sum(1).long()
+
+    def _predicted(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """The linear prediction of numbers from their windows, and its spread, (n, visible) each."""
+        known = self.known(u)
+        mean = self.m[-1] + u @ self.M[-1]
+        for k in range(self.order):
+            rows = torch.nonzero(known == k)[:, 0]
+            mean[rows] = self.m[k] + u[rows] @ self.M[k]
+        return mean, self.s[known]
+
     def frames(self, v: Tensor, u: Tensor) -> Tensor:
         """Steps as the machine has them: numbers less their linear prediction, in units of its spread."""
-        return (v - (self.m + u @ self.M)) / self.s if self._numbers else v
+        if not self._numbers:
+            return v
+        mean, spread = self._predicted(u)
+        return (v - mean) / spread
 
     def restored(self, frames: Tensor, u: Tensor) -> Tensor:
         """Inverse of `frames`."""
-        return frames * self.s + (self.m + u @ self.M) if self._numbers else frames
+        if not self._numbers:
+            return frames
+        mean, spread = self._predicted(u)
+        return frames * spread + mean
+
+    def log_det(self, u: Tensor) -> Tensor:
+        """log |d frames / d steps|, (n,)."""
+        return -self.s.log().sum(1)[self.known(u)]
 
     # ------------------------------------------------------------------ one step given its window
 
@@ -167,25 +192,49 @@ class Conditional(nn.Module):
 
     # ------------------------------------------------------------------ learning
 
-    def start(self, count: Tensor, sums: Tensor, squares: Tensor, gram: Tensor | None, cross: Tensor | None) -> None:
-        """Biases at which independent units have the data's means, and the linear predictions of numbers.
+    def moments(self, x: Ragged, weight: Tensor) -> list[Tensor]:
+        """Sums over all steps, by how many frames of their window are known, 0 .. order, in float64: `weight` (N,), v and
+        v^2 (order + 1, visible), and where there are numbers the products of (u, 1) with itself and with v."""
+        u = self.windows(x)
+        known, wide = self.known(u), torch.cat([u, u.new_ones(len(u), 1)], 1).double()
+        out = []
+        for k in range(self.order + 1):
+            rows = torch.nonzero(known == k)[:, 0]
+            v, share, past = x.values[rows].double(), weight[rows], wide[rows]
+            sums = [share.sum(), share @ v, share @ v.square()]
+            if self._numbers:
+                scaled = (past * share[:, None]).t()
+                sums += [scaled @ past, scaled @ v]
+            out.append(sums)
+        return [torch.stack(parts) for parts in zip(*out, strict=True)]
 
-        From weighted sums over all steps: v and v^2 (visible,), and with numbers those of the products of (u, 1) with
-        itself and with v.
-        """
-        mean = sums / count
-        variance = (squares / count - mean.square()).clamp_min(0)
+    def start(
+        self, count: Tensor, sums: Tensor, squares: Tensor, gram: Tensor | None = None, cross: Tensor | None = None
+    ) -> None:
+        """Biases at which independent units have the data's means, and the linear predictions of numbers, from `moments`
+        of all data."""
         if self.machine.fresh and gram is not None and cross is not None:
-            # Ridge in proportion to the data: an indicator that is never on would leave the equations singular.
-            ridge = torch.full((len(gram),), _RIDGE, dtype=gram.dtype, device=gram.device)
-            ridge[-1] = 0.0
-            slope = torch.linalg.solve(gram / count + torch.diag(ridge), cross / count)
-            left = squares / count - 2 * (slope * (cross / count)).sum(0) + (slope * (gram / count @ slope)).sum(0)
-            spread = left.clamp_min(0).sqrt().maximum(_LEAST_SPREAD * variance.sqrt()).clamp_min(1e-12)
-            self.M.copy_(torch.where(self.real, slope[:-1], 0.0))
-            self.m.copy_(torch.where(self.real, slope[-1], 0.0))
-            self.s.copy_(torch.where(self.real, spread, 1.0))
+            for k in torch.nonzero(count)[:, 0].tolist():
+                self._fit_prediction(k, count[k], sums[k], squares[k], gram[k], cross[k])
+        mean, square = sums.sum(0) / count.sum(), squares.sum(0) / count.sum()
+        variance = (square - mean.square()).clamp_min(0)
         self.machine.start(torch.where(self.real, 0.0, mean), torch.where(self.real, 1.0, variance))
+
+    def _fit_prediction(self, k: int, n: Tensor, sums: Tensor, squares: Tensor, gram: Tensor, cross: Tensor) -> None:
+        """Ridge regression for steps of which k frames are known. With few steps n for its p columns a regression fits too
+        well: its spread counts (p / n)^2 of the variance beside what it leaves, no more than all of it. Of a single step
+        (one long sequence) the spread is that of the standardised column."""
+        ridge = torch.full((len(gram),), _RIDGE + 1 / float(n), dtype=gram.dtype, device=gram.device)
+        ridge[-1] = _RIDGE  # the mean; indicators that never change leave the equations singular without
+        slope = torch.linalg.solve(gram / n + torch.diag(ridge), cross / n)
+        left = squares / n - 2 * (slope * (cross / n)).sum(0) + (slope * (gram / n @ slope)).sum(0)
+        unsure = ((1 + k * self.machine.visible.width) / float(n)) ** 2
+        variance = (squares / n - (sums / n).square()).clamp_min(0) if n > 1 else torch.ones_like(sums)
+        spread = (left.clamp_min(0) + min(unsure, 1.0) * variance).minimum(variance).sqrt()
+        spread = spread.maximum(_LEAST_SPREAD * variance.sqrt()).clamp_min(1e-6)
+        self.M[k].copy_(torch.where(self.real, slope[:-1], 0.0))
+        self.m[k].copy_(torch.where(self.real, slope[-1], 0.0))
+        self.s[k].copy_(torch.where(self.real, spread, 1.0))
 
     def gradient(
         self, positive: Side, negative: Side, u: Tensor, total: Callable[[Sequence[Tensor]], None]
@@ -245,7 +294,7 @@ class Conditional(nn.Module):
         u = self.windows(x)
         shifts = self.shifts(u)
         frames = self.frames(x.values, u)
-        return -self.free_energy(frames, shifts) - self.log_partition(shifts) - self.s.log().sum()
+        return self.log_det(u) - self.free_energy(frames, shifts) - self.log_partition(shifts)
 
     def sequence_log_prob(self, x: Ragged) -> Tensor:
         """Sums over the steps of each sequence, (n,)."""
