@@ -50,7 +50,7 @@ def draw(picture: Path, rows: dict[str, pd.DataFrame], seen: int) -> None:
         bottom.set(ylim=(-1.6, 1.6))
         if name != "a sample":
             for panel in (top, bottom):
-                panel.axvspan(-0.5, seen - 0.5, color="0.92")
+                panel.axvspan(-0.5, seen - 0.5, color="0.92", zorder=0)
     figure.savefig(picture, dpi=80)
 
 
