@@ -22,6 +22,7 @@ from reverie.learning.gradient import Gradient
 from reverie.learning.phases import Phase
 from reverie.learning.run import Run
 from reverie.models.autoencoder import Autoencoder
+from reverie.models.boltzmann import BoltzmannMachine
 from reverie.models.dbm import DBM
 from reverie.models.dbn import DBN
 from reverie.models.gan import GAN
@@ -112,6 +113,7 @@ def small_recipes() -> dict[str, Estimator]:
         "dbn": DBN(hidden=(6, 4), chains=20, updown=0.5, head=True, finetune=0.5),
         "dbm": DBM(hidden=(6, 4), chains=20, pretrain=0.5),
         "autoencoder": Autoencoder(hidden=(6,), code=2, pretrain=0.5, corruption=0.1),
+        "boltzmann_machine": BoltzmannMachine(hidden=3, chains=20, momentum=0.5, posterior="sampled"),
         "vae": VAE(latent=3, encoder=SMALL, decoder=SMALL, schedule="cosine"),
         "gan": GAN(latent=3, generator=SMALL, discriminator=SMALL),
         "stack": Stack(),
@@ -144,7 +146,7 @@ def rows_for(family: str, n: int = 501) -> Any:
     sequences for the temporal machine, plain numbers for the others."""
     if family == "temporal_rbm":
         return walks(n)
-    if family in ("rbm", "dbm"):
+    if family in ("rbm", "dbm", "boltzmann_machine"):
         return bit_rows(n)
     if family == "dbn":
         rows = bit_rows(n)
@@ -165,6 +167,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "dbn": {"epochs": 4, "batch_size": 100, "ema": 0.9},
     "dbm": {"epochs": 3, "batch_size": 100, "ema": 0.9},
     "autoencoder": {"epochs": 4, "batch_size": 100, "ema": 0.9},
+    "boltzmann_machine": {"epochs": 3, "batch_size": 100, "ema": 0.9},
     "vae": {"epochs": 3, "batch_size": 100, "ema": 0.9},
     "gan": {"epochs": 3, "batch_size": 100, "ema": 0.9},
     "stack": {"epochs": 4, "batch_size": 100, "ema": 0},

@@ -23,10 +23,12 @@ from reverie.learning.training import Training as Training
 from reverie.model import Model as Model
 from reverie.models.autoencoder import Autoencoder as Autoencoder
 from reverie.models.bayesian_mixture import BayesianGaussianMixture as BayesianGaussianMixture
+from reverie.models.boltzmann import BoltzmannMachine as BoltzmannMachine
 from reverie.models.dbm import DBM as DBM
 from reverie.models.dbn import DBN as DBN
 from reverie.models.gan import GAN as GAN
 from reverie.models.hmm import HMM as HMM
+from reverie.models.hopfield import Hopfield as Hopfield
 from reverie.models.mixture import BernoulliMixture as BernoulliMixture
 from reverie.models.mixture import CategoricalMixture as CategoricalMixture
 from reverie.models.mixture import GaussianMixture as GaussianMixture

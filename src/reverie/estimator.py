@@ -104,8 +104,10 @@ def inherit_but(network: nn.Module, trained: nn.Module, new: str | None = None) 
     """Copy a trained network's weights into a fresh one, in which those whose names begin with `new` may be new; False
     when the others do not fit."""
     theirs, own = trained.state_dict(), network.state_dict()
+    grows: frozenset[str] = getattr(network, "grows", frozenset())  # tensors as long as the data
     fresh = [name for name in own if name not in theirs and (new is None or not name.startswith(new))]
-    if fresh or any(name not in own or own[name].shape != value.shape for name, value in theirs.items()):
+    same = {name: name in own and (name in grows or own[name].shape == value.shape) for name, value in theirs.items()}
+    if fresh or not all(same.values()):
         return False
     network.load_state_dict({**own, **{name: value.clone() for name, value in theirs.items()}})
     return True
@@ -259,9 +261,10 @@ def finetune(model: Model, X: Any, y: Any = None, **options: Any) -> Model:
     With its own recipe, but for options of it given here beside those of training; a family that can be trained further
     with labels (a deep belief net's layers unrolled into a classifier, say) is, when y comes to a model without.
     """
-    recipe = model.estimator.tuned(labelled=y is not None and model.schema.condition is None)
+    data = as_dataset(X, y)
+    recipe = model.estimator.tuned(labelled=data.schema.condition is not None and model.schema.condition is None)
     changes = {name: options.pop(name) for name in list(options) if name in config.options(type(recipe))}
-    return config.replace(recipe, **changes).fit(X, y, start=model, **options)  # type: ignore[no-any-return]
+    return config.replace(recipe, **changes).fit(data, start=model, **options)  # type: ignore[no-any-return]
 
 
 def _fit_in_processes(job: Job) -> Model:

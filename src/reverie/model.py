@@ -451,6 +451,8 @@ class Model:
         self._require("energy")
         parts = []
         for start, _, prepared in self.intake.prepared(X, None, self.chunk):
+            if prepared.observed is not None and not bool(prepared.observed.all()):
+                raise InvalidOption("energy: a row with missing cells has none; log_prob sums missing cells out")
             x = self.codec.noise(prepared.x, self._noise(0, "binarise", len(prepared), start))
             with torch.inference_mode():
                 parts.append(self.network.energy(x.to(self.device)).double().cpu())  # type: ignore[operator]

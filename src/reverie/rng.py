@@ -139,6 +139,19 @@ class ChosenNoise(Noise):
         return drawn if self.rows == self._global else drawn[self._own]
 
 
+class Folded(Noise):
+    """Noise for `copies` rows in place of every row of another source, which draws them side by side."""
+
+    def __init__(self, source: Noise, copies: int) -> None:
+        self._source, self._copies, self.rows = source, copies, source.rows * copies
+
+    def normal(self, *shape: int) -> Tensor:
+        return self._source.normal(self._copies, *shape).flatten(0, 1)
+
+    def uniform(self, *shape: int) -> Tensor:
+        return self._source.uniform(self._copies, *shape).flatten(0, 1)
+
+
 class LatticeNoise(Noise):
     """The `number`-th of `of` fixed offsets on the unit cube, the same for every row: midpoints in the first dimension,
     a Kronecker lattice in the others; a single one is the centre. For averages over dequantisation offsets that do not depend on a seed."""

@@ -24,9 +24,11 @@ from reverie.estimator import Estimator
 from reverie.model import Model
 from reverie.models.autoencoder import Autoencoder
 from reverie.models.bayesian_mixture import BayesianGaussianMixture
+from reverie.models.boltzmann import BoltzmannMachine
 from reverie.models.dbm import DBM
 from reverie.models.dbn import DBN
 from reverie.models.gan import GAN
+from reverie.models.hopfield import Hopfield
 from reverie.models.mixture import (
     BernoulliMixture,
     CategoricalMixture,
@@ -88,7 +90,23 @@ KIT: dict[str, Kit] = {
         DBN(hidden=(6, 5), chains=20), {"epochs": 4}, phases=2, quick_sample={"sweeps": 3}, long_chains=True, size=None
     ),
     "dbm": Kit(DBM(hidden=(6, 5), chains=20), {"epochs": 2}, quick_sample={"sweeps": 3}, long_chains=True, size=None),
-    "autoencoder": Kit(Autoencoder(hidden=(12,), code=2), {"epochs": 4, "batch_size": 50}, phases=2, size="code"),
+    "autoencoder": Kit(Autoencoder(hidden=(12,), code=2), {"epochs": 4, "batch_size": 50}, size="code"),
+    "boltzmann_machine": Kit(
+        BoltzmannMachine(hidden=4, chains=20, centring=0.05),
+        {"epochs": 2},
+        {"graph": "restricted"},
+        quick_sample={"sweeps": 3},
+        long_chains=True,
+        size=None,
+    ),
+    "hopfield": Kit(
+        Hopfield(temperature=40.0),
+        {"epochs": 1},
+        quick_sample={"sweeps": 3},
+        long_chains=True,
+        size=None,
+        seeded=False,
+    ),
     "vae": Kit(VAE(latent=2, encoder=SMALL, decoder=SMALL), {"epochs": 4, "batch_size": 50, "ema": 0.9}),
     "gan": Kit(GAN(latent=3, generator=SMALL, discriminator=SMALL), {"epochs": 2, "batch_size": 50, "ema": 0.9}),
 }

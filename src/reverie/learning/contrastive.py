@@ -17,6 +17,30 @@ from reverie.rng import Noise
 
 _WATCHED = 10
 """Signs of life are computed for every tenth row: for all of them they would cost as much as half an update."""
+_FILL = 10
+"""Clamped Gibbs sweeps from independent units that draw the missing cells of a row for each update."""
+
+
+def moments(parts: Iterable[tuple[Tensor, Tensor | None]]) -> tuple[Tensor, Tensor]:
+    """Mean and variance of every column, (width,) float64 each, of rows (n, width) and their weights (n,), by cell
+    (n, width), or None, part by part."""
+    sums: list[Tensor] = []
+    for rows, weights in parts:
+        v = rows.double()
+        weight = torch.ones_like(v[:, 0]) if weights is None else weights.to(v)
+        weight = weight if weight.ndim == 2 else weight[:, None].expand_as(v)
+        weighted = v * weight
+        sums.append(torch.stack([weighted.sum(0), (weighted * v).sum(0), weight.sum(0)]))
+    first, second, count = torch.stack(sums).sum(0)
+    count = count.clamp_min(1e-12)
+    mean = first / count
+    return mean, (second / count - mean.square()).clamp_min(0)
+
+
+def shares(batch: Batch, x: Tensor, run: Run) -> Tensor:
+    """What each of this process's rows counts for, (n,): their weights, which sum to 1 over all processes."""
+    weight = torch.ones(len(x), dtype=x.dtype, device=x.device) if batch.weight is None else batch.weight.to(x.dtype)
+    return weight / run.sum(weight.sum())
 
 
 class ContrastiveDivergence(Learner):
@@ -29,7 +53,8 @@ class ContrastiveDivergence(Learner):
     drawn anew from it, so data and chains go up together and an update takes three matrix products.
 
     The machine (the whole network, or a part of it) is `Bipartite`, with: `rows(x, y)`, the observed even units of rows of data; `start(mean, variance)` of
-    those; `clamp(x, y, noise)`, even states of such rows, with what is hidden among them inferred; `hold_odd(odd, y)`,
+    those; `clamp(x, y, noise)`, even states of such rows, with what is hidden among them inferred; `fill(x, y,
+    observed, noise, sweeps)`, the same with cells missing; `hold_odd(odd, y)`,
     odd means with what is known put in; `gradient(positive,
     negative, total)`, that of -log p from both expectations; `signs(even, field)`, the error of a mean-field round trip
     and the free energy of every row; and, with label units, `discriminate(x, y, share, total)`, the gradient of
@@ -59,32 +84,32 @@ class ContrastiveDivergence(Learner):
 
     def begin(self, batches: Callable[[], Iterable[Batch]]) -> None:
         machine = self._machine
-        sums: list[Tensor] = []
-        for batch in batches():
-            v = machine.rows(batch.x.flatten(1), batch.y).double()
-            weight = torch.ones(len(v), 1) if batch.weight is None else batch.weight[:, None].double()
-            weighted = v * weight.to(v.device)
-            sums.append(
-                torch.stack([weighted.sum(0), (weighted * v).sum(0), weight.sum().to(v.device).expand(v.shape[1])])
-            )
-        first, second, count = torch.stack(sums).sum(0)
-        mean = first / count
-        machine.start(mean, (second / count - mean.square()).clamp_min(0))
+
+        def rows_and_weights(batch: Batch) -> tuple[Tensor, Tensor | None]:
+            """Rows, and their weights: by cell where cells are missing."""
+            x, y = batch.x.flatten(1), batch.y
+            if batch.observed is None:
+                return machine.rows(x, y), batch.weight
+            seen = batch.observed.flatten(1).to(x.dtype)
+            cells = machine.rows(seen, None if y is None else torch.ones_like(y))
+            return machine.rows(x, y), cells if batch.weight is None else cells * batch.weight[:, None].to(cells)
+
+        machine.start(*moments(rows_and_weights(batch) for batch in batches()))
 
     @torch.no_grad()
     def step(self, batch: Batch) -> Metrics:
         x = batch.x.flatten(1)
-        weight = (
-            torch.ones(len(x), dtype=x.dtype, device=x.device) if batch.weight is None else batch.weight.to(x.dtype)
-        )
-        share = weight / self._run.sum(weight.sum())
+        share = shares(batch, x, self._run)
         gradients: dict[nn.Parameter, Tensor] = {}
         metrics: Metrics = {}
         if self._discriminative < 1:
-            gradients, metrics = self.contrast(x, batch.y, batch.rows, share)
+            gradients, metrics = self.contrast(x, batch.y, batch.rows, share, batch.observed)
         if self._discriminative:
             assert batch.y is not None
             y = batch.y.to(x.dtype)
+            if batch.observed is not None:
+                noise = self._run.noise(batch.rows, x.dtype)
+                x = self._machine.fill(x, batch.y, batch.observed, noise, _FILL)[:, : x.shape[1]]
             further, loss = self._machine.discriminate(x, y, share, self._run.sum_all)
             for parameter, gradient in further.items():
                 own = gradients.get(parameter)
@@ -95,13 +120,16 @@ class ContrastiveDivergence(Learner):
         return metrics
 
     def contrast(
-        self, x: Tensor, y: Tensor | None, rows: int, share: Tensor
+        self, x: Tensor, y: Tensor | None, rows: int, share: Tensor, observed: Tensor | None = None
     ) -> tuple[dict[nn.Parameter, Tensor], Metrics]:
         """The gradient of -log p and signs of life, from this process's rows x of a global batch of `rows`; `fantasy` is
         then what the chains came to."""
         machine = self._machine
         run, n = self._run, len(x)
-        v = machine.clamp(x, y, lambda: run.noise(rows, x.dtype))
+        if observed is None:
+            v = machine.clamp(x, y, lambda: run.noise(rows, x.dtype))
+        else:
+            v = machine.fill(x, y, observed, run.noise(rows, x.dtype), _FILL)
         if self.count == 0:
             count, noise = rows, run.noise(rows, x.dtype)
             h = machine.up(v, noise)
@@ -135,7 +163,10 @@ class ContrastiveDivergence(Learner):
         training rows', which grows when the machine overfits; it is no objective by itself (Hinton 2012, section 6)."""
         machine = self._machine
         x = batch.x.flatten(1)
-        v = machine.clamp(x, batch.y, lambda: noise)
+        if batch.observed is None:
+            v = machine.clamp(x, batch.y, lambda: noise)
+        else:
+            v = machine.fill(x, batch.y, batch.observed, noise, _FILL)
         error, energy = machine.signs(v, machine.odd_field(v))
         found = {"reconstruction": error.sum() / batch.rows, "free_energy": energy.sum() / batch.rows}
         if self._discriminative:

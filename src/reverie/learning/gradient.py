@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 import torch
@@ -19,6 +19,13 @@ class HasLoss(Protocol):
     """A network that `Gradient` can train: per-row losses (n,), the one called "loss" is minimised."""
 
     def loss(self, batch: Batch, noise: Noise, progress: float) -> dict[str, Tensor]: ...
+
+
+class Follows(HasLoss, Protocol):
+    """A network that also keeps account of what training made of its batches: `follow` is called after each, with the sum
+    over processes."""
+
+    def follow(self, batch: Batch, total: Callable[[Sequence[Tensor]], None]) -> None: ...
 
 
 def global_mean(values: Tensor, batch: Batch, run: Run) -> Tensor:
@@ -44,6 +51,8 @@ class Gradient(Learner):
         start: Callable[[Callable[[], Iterable[Batch]]], None] | None = None,
     ) -> None:
         self.network, self._descent, self._run, self._start = network, descent, run, start
+        self.trained = descent.parameters
+        self._follow = getattr(network, "follow", None)
 
     def begin(self, batches: Callable[[], Iterable[Batch]]) -> None:
         if self._start is not None:
@@ -54,6 +63,9 @@ class Gradient(Learner):
         rows = self.network.loss(batch, noise, self._run.progress)  # type: ignore[operator]
         means = {name: global_mean(values, batch, self._run) for name, values in rows.items()}
         self._descent.minimise(means["loss"])
+        if self._follow is not None:
+            with torch.no_grad():
+                self._follow(batch, self._run.sum_all)
         return {name: value.detach() for name, value in means.items()}
 
     @torch.no_grad()

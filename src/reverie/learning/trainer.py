@@ -157,7 +157,7 @@ class Trainer:
         """The phase's learner: fresh and begun, or restored when a state is pending."""
         learner = phase.learner()
         self._check_options(phase, learner)
-        if self.training.ema and learner.averages:
+        if self.training.ema:
             learner = Averaged(learner, self.training.ema)
         self._learner = learner
         if self._pending is not None:
@@ -172,7 +172,7 @@ class Trainer:
         self._check_options(self.phases[0], self.phases[0].learner())
 
     def _check_options(self, phase: Phase, learner: Learner) -> None:
-        if self.training.ema and not learner.averages and len(self.phases) == 1:
+        if self.training.ema and not learner.averages:
             raise InvalidOption(f"ema: phase {phase.name!r} has no gradient steps to average; leave ema out")
         if self.training.patience and learner.objective is None:
             raise InvalidOption(

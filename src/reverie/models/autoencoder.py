@@ -5,12 +5,13 @@ backpropagation of the error of x', from random weights or from restricted Boltz
 Denoising (Vincent et al. 2008): x' is to be x although the encoder sees a spoilt x. Contractive (Rifai et al. 2011): the
 encoder's Jacobian is kept small, sum_ij (dz_j / dx_i)^2 added to the loss.
 
-It has no likelihood. Samples decode draws from one normal fitted to the codes of the training rows.
+It has no likelihood. Samples decode draws from one normal that follows the codes of the training rows.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 import torch
@@ -25,7 +26,6 @@ from reverie.errors import InvalidOption
 from reverie.estimator import Estimator
 from reverie.learning.contrastive import ContrastiveDivergence
 from reverie.learning.descent import Descent, OptimizerName, ScheduleName
-from reverie.learning.em import ExpectationMaximisation
 from reverie.learning.gradient import Gradient
 from reverie.learning.phases import Phase
 from reverie.learning.run import Run
@@ -36,6 +36,9 @@ from reverie.rng import Noise
 
 _CODE_RATE = 0.1
 """A machine with numbers for hidden units bears a tenth of the learning rate (Hinton & Salakhutdinov 2006)."""
+
+_FOLLOW = 0.01
+"""Rate at which the account of the codes follows the batches."""
 
 
 @recipe
@@ -112,11 +115,7 @@ class Autoencoder(Estimator):
             start = (lambda batches: network.unroll()) if self.pretrain and fresh else None
             return Gradient(network, descent, run, start=start)
 
-        def counting() -> ExpectationMaximisation:
-            return ExpectationMaximisation(network, run, tol=0.0, fresh=False)
-
-        found.append(Phase("backpropagation", tuning, middle=True))
-        return [*found, Phase("codes", counting, share=1e-6, middle=True)]
+        return [*found, Phase("backpropagation", tuning, middle=True)]
 
     def _machine(self, network: AutoencoderNetwork, number: int, run: Run) -> Phase:
         machine = network.machine(number)
@@ -141,7 +140,8 @@ class AutoencoderNetwork(nn.Module):
 
     reads_middle = True
     code_mean: Tensor
-    code_root: Tensor
+    code_products: Tensor
+    _followed: Tensor
 
     def __init__(self, options: Autoencoder, space: Space) -> None:
         super().__init__()
@@ -161,7 +161,9 @@ class AutoencoderNetwork(nn.Module):
             below = [units_of(space), *(Bernoulli(width) for width in options.hidden)]
             self.machines.extend(Restricted(low, high, centring=0.01) for low, high in zip(below, above, strict=True))
         self.register_buffer("code_mean", torch.zeros(options.code))
-        self.register_buffer("code_root", torch.eye(options.code))
+        self.register_buffer("code_products", torch.eye(options.code))
+        self.register_buffer("_followed", torch.zeros(()))
+        self._codes: Tensor | None = None
 
     def machine(self, number: int) -> Restricted:
         """Machine number `number` of pre-training, bottom up."""
@@ -183,7 +185,9 @@ class AutoencoderNetwork(nn.Module):
         seen = x
         if self.corruption and self.training:
             seen = x * (noise.uniform(x.shape[1]).to(x.dtype) >= self.corruption)
-        error, squared = self._errors(x, self.nets.decode(self.nets.encode(seen)))
+        z = self.nets.encode(seen)
+        self._codes = z.detach()
+        error, squared = self._errors(x, self.nets.decode(z))
         found = {"loss": error, "squared_error": squared.detach()}
         if self.contraction:
             found["contraction"] = self._jacobian(seen, noise)
@@ -219,23 +223,19 @@ class AutoencoderNetwork(nn.Module):
             return torch.softmax(outputs, 1)
         return torch.sigmoid(outputs) if block.kind == "binary" else outputs
 
-    def statistics(self, batch: Batch) -> dict[str, Tensor]:
-        """Sums over rows of codes, their products and their number, in float64."""
-        z = self.nets.encode(batch.x.flatten(1)).double()
-        weight = torch.ones(len(z), dtype=torch.float64) if batch.weight is None else batch.weight.double()
-        weight = weight.to(z.device)
-        zero = torch.zeros((), dtype=torch.float64, device=z.device)
-        products = (z * weight[:, None]).t() @ z
-        return {"codes": weight @ z, "products": products, "rows": weight.sum(), "hidden": zero, "log_likelihood": zero}
-
-    def maximise(self, sums: dict[str, Tensor]) -> None:
-        """The normal of the codes: mean, and a root of the covariance (with a little on its diagonal: codes may lie in a
-        plane)."""
-        mean = sums["codes"] / sums["rows"]
-        covariance = sums["products"] / sums["rows"] - torch.outer(mean, mean)
-        values, vectors = torch.linalg.eigh(covariance)
-        self.code_mean.copy_(mean)
-        self.code_root.copy_(vectors * values.clamp_min(0).sqrt())
+    def follow(self, batch: Batch, total: Callable[[Sequence[Tensor]], None]) -> None:
+        """Running mean and products of the codes, over the last hundred batches or so."""
+        assert self._codes is not None
+        z = self._codes
+        weighted = z if batch.weight is None else z * batch.weight[:, None].to(z.dtype)
+        rows = z.new_tensor(float(len(z))) if batch.weight is None else batch.weight.sum().to(z.dtype)
+        sums = [weighted.sum(0), weighted.t() @ z, rows]
+        total(sums)
+        rate = max(_FOLLOW, 1 / (1 + float(self._followed)))
+        self.code_mean.lerp_(sums[0] / sums[2], rate)
+        self.code_products.lerp_(sums[1] / sums[2], rate)
+        self._followed += 1
+        self._codes = None
 
     # ------------------------------------------------------------------ verbs
 
@@ -254,5 +254,8 @@ class AutoencoderNetwork(nn.Module):
 
     def sample(self, noise: Noise, y: Tensor | None) -> Tensor:
         """Decoded draws from the normal of the training rows' codes."""
-        z = self.code_mean + noise.normal(self.code_width).to(self.code_mean.dtype) @ self.code_root.t()
-        return self.decode(z, y)
+        mean = self.code_mean.double()
+        values, vectors = torch.linalg.eigh(self.code_products.double() - torch.outer(mean, mean))
+        root = vectors * values.clamp_min(0).sqrt()
+        z = mean + noise.normal(self.code_width).double() @ root.t()
+        return self.decode(z.to(self.code_mean.dtype), y)

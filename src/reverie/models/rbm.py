@@ -81,7 +81,7 @@ class RBM(Estimator):
                 kinds=frozenset({"boolean", "integer", "number", "datetime", "category", "image"}),
                 discrete="dequantise",
                 images="dequantise",
-                missing="refuse",
+                missing="mask",
                 conditions=frozenset({"labels"}),
                 mixed=False,
                 flat=True,
@@ -92,7 +92,7 @@ class RBM(Estimator):
             kinds=frozenset({"boolean", "integer", "image"}),
             discrete="binary",
             images=self.pixels,
-            missing="refuse",
+            missing="mask",
             conditions=frozenset({"labels"}),
             mixed=False,
             flat=True,
@@ -147,12 +147,39 @@ class RBMNetwork(Restricted):
 
     # ------------------------------------------------------------------ verbs
 
-    def log_prob(self, x: Tensor, observed: Tensor | None, y: Tensor | None, noise: Noise) -> Tensor:
-        """-F(v) - log Z, labels summed out; with y -F(v, y) - log Z of that class, which is log p(v | y): (n,) nats."""
+    def log_prob(
+        self,
+        x: Tensor,
+        observed: Tensor | None,
+        y: Tensor | None,
+        noise: Noise,
+        *,
+        chains: int = 10,
+        temperatures: int = 500,
+    ) -> Tensor:
+        """-F(v) - log Z, labels summed out; with y -F(v, y) - log Z of that class, which is log p(v | y): (n,) nats.
+
+        Missing cells are summed out too: exactly where a layer's states can be listed, else by annealed importance
+        sampling with `chains` chains for every row over so many `temperatures`, which errs low.
+        """
+        if observed is not None and not bool(observed.all()):
+            log_z = self.log_partition() if y is None else y.double() @ self.class_log_partitions()
+            return self._sum_out(x, observed, y, noise, chains, temperatures) - log_z
         if y is None:
             return -self.energy(x) - self.log_partition()
         scores = (self._scores(x) * y).sum(1)
         return scores - y.double() @ self.class_log_partitions()
+
+    def _sum_out(
+        self, x: Tensor, observed: Tensor, y: Tensor | None, noise: Noise, chains: int, temperatures: int
+    ) -> Tensor:
+        """log of the sum of exp(-F) over missing cells (and over labels without y), (n,) in float64."""
+        v, held = self.rows(x, y), self.held(observed, y)
+        if self.listable:
+            return self.precise().marginal(v.double(), held)
+        check_count(chains, "chains")
+        check_count(temperatures, "temperatures", least=2)
+        return self.annealed_marginal(v, held, noise, chains=chains, temperatures=temperatures)
 
     def _scores(self, x: Tensor) -> Tensor:
         """-F(v, y) in float64, (n, K)."""
@@ -165,8 +192,24 @@ class RBMNetwork(Restricted):
         return self.precise().even_energy(x.double())
 
     def classify(self, x: Tensor, observed: Tensor | None) -> Tensor:
-        """log p(y | v), exactly, (n, K)."""
-        return torch.log_softmax(self._scores(x), 1)
+        """log p(y | v), exactly, (n, K); missing cells are summed out where a layer's states can be listed, else filled
+        in by their means."""
+        if observed is None or bool(observed.all()):
+            return torch.log_softmax(self._scores(x), 1)
+        if not self.listable:
+            return torch.log_softmax(self._scores(self._means(x, observed, None)[:, : self.data_width]), 1)
+        machine, classes = self.precise(), torch.eye(self.labels, dtype=torch.float64, device=x.device)
+        rows = [row.expand(len(x), -1) for row in classes]
+        scores = [machine.marginal(machine.rows(x.double(), y), machine.held(observed, y)) for y in rows]
+        return torch.log_softmax(torch.stack(scores, 1), 1)
+
+    def _means(self, x: Tensor, observed: Tensor, y: Tensor | None, passes: int = 50) -> Tensor:
+        """Visible rows with what is missing at its mean-field means."""
+        v, held = self.rows(x, y), self.held(observed, y)
+        filled = torch.where(held, v, self.visible.mean(self.base[None]))
+        for _ in range(passes):
+            filled = torch.where(held, v, self.visible_given(self.hidden_given(filled)))
+        return filled
 
     def sample(
         self,
@@ -202,8 +245,14 @@ class RBMNetwork(Restricted):
         return torch.log_softmax(self.class_log_partitions(), 0)
 
     def encode(self, x: Tensor, observed: Tensor | None, y: Tensor | None) -> Tensor:
-        """E[h | v], for bits p(h = 1 | v), (n, hidden); E[h | v, y] where y is given, else labels are summed out."""
-        return self.hidden_mean(x, y)
+        """E[h | v], for bits p(h = 1 | v), (n, hidden); E[h | v, y] where y is given, else labels are summed out. So are
+        missing cells where a layer's states can be listed; else they are filled in by their means."""
+        if observed is None or bool(observed.all()):
+            return self.hidden_mean(x, y)
+        if not self.listable:
+            return self.hidden_given(self._means(x, observed, y))
+        machine = self.precise()
+        return machine.odd_given(machine.rows(x.double(), y), machine.held(observed, y)).to(x.dtype)
 
     def decode(self, z: Tensor, y: Tensor | None) -> Tensor:
         """E[v | h], for bits p(v = 1 | h), (n, visible)."""
@@ -214,13 +263,8 @@ class RBMNetwork(Restricted):
     ) -> Tensor:
         """Clamped Gibbs sampling of the missing units, the label clamped to y where it is given; `mean` averages their
         means over the second half."""
-        v = self.visible.sample(self.base.expand(len(x), -1), noise)
-        held = observed
-        if self.labels:
-            known = self._places().expand(len(x), -1)[:, self.data_width :] & (y is not None)
-            held = torch.cat([observed, known], 1)
-            x = torch.cat([x, v[:, self.data_width :] if y is None else y.to(x.dtype)], 1)
-        v = torch.where(held, x, v)
+        held, x = self.held(observed, y), self.rows(x, y)
+        v = torch.where(held, x, self.visible.sample(self.base.expand(len(x), -1), noise))
         total = torch.zeros_like(v)
         for sweep in range(sweeps):
             field = self.even_field(self.up(v, noise))

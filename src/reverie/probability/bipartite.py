@@ -18,7 +18,7 @@ from reverie.errors import Unsupported
 from reverie.inference.annealing import anneal, ladder, summarise
 from reverie.probability.partition import EXACT_BITS, Machine
 from reverie.probability.units import Units
-from reverie.rng import Noise, RowNoise, stream
+from reverie.rng import Folded, Noise, RowNoise, stream
 
 _BLOCK_BITS = 10
 
@@ -150,12 +150,7 @@ class Bipartite(Machine):
         listed, bias, other = machine.even, machine.even_bias, machine.odd
         if _bits(machine.odd) < _bits(machine.even):
             listed, bias, other, field = machine.odd, machine.odd_bias, machine.even, machine.even_field
-        assert listed.radices is not None
-        block, total_states = 1, math.prod(listed.radices)
-        for radix in listed.radices:
-            if block * radix > 2**_BLOCK_BITS:
-                break
-            block *= radix
+        block, total_states = _block(listed)
         device = bias.device
         low = listed.states(0, block).to(device)
         low_field, low_bias = field(low), low @ bias
@@ -167,6 +162,84 @@ class Bipartite(Machine):
             terms = other.log_partition(low_field + (field(more) - zero)) + low_bias + more @ bias
             total = torch.logaddexp(total, torch.logsumexp(terms, 0))
         return float(total)
+
+    # ------------------------------------------------------------------ rows with holes
+
+    def marginal(self, even: Tensor, observed: Tensor) -> Tensor:
+        """log of the sum of exp(-E) over the odd units and over the even ones that are not `observed`, (n,), by listing
+        one of the groups; all columns of a unit are observed or none is."""
+        seen = torch.where(observed, even, 0.0)
+        own = self.even.energy(seen)
+        total = even.new_full((len(even),), -math.inf)
+        for scores, _ in self._listed_scores(seen, observed):
+            total = torch.logaddexp(total, torch.logsumexp(scores, 1))
+        return total if own is None else total - own
+
+    def odd_given(self, even: Tensor, observed: Tensor) -> Tensor:
+        """E[o | the observed even units], (n, odd width), by listing one of the groups."""
+        seen = torch.where(observed, even, 0.0)
+        top = even.new_full((len(even),), -math.inf)
+        mean = even.new_zeros(len(even), self.odd.width)
+        for scores, odd in self._listed_scores(seen, observed):
+            higher = torch.maximum(top, scores.amax(1))
+            # Sums so far and new ones on the same scale; the weights' own sum is kept in the last column.
+            weights = torch.exp(scores - higher[:, None])
+            part = weights @ torch.cat([odd, odd.new_ones(len(odd), 1)], 1)
+            old = torch.exp(top - higher)[:, None]
+            mean = part if mean.shape[1] == self.odd.width else mean * old + part
+            top = higher
+        return mean[:, :-1] / mean[:, -1:]
+
+    def _listed_scores(self, seen: Tensor, observed: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Blocks of listed states: -E of every row (but for U(seen)) with what is not listed summed out, (n, states), and
+        the odd units' states or means there, (states, odd width)."""
+        if _bits(self.odd) <= _bits(self.even):
+            block, count = _block(self.odd)
+            for first in range(0, count, block):
+                odd = self.odd.states(first, min(first + block, count)).to(seen)
+                field = self.even_field(odd)
+                free = self.even.column_partition(field) @ (~observed).to(seen.dtype).t()
+                yield (seen @ field.t() + (free + (odd @ self.odd_bias)[:, None]).t(), odd)
+            return
+        block, count = _block(self.even)
+        cells = observed.to(seen.dtype)
+        for first in range(0, count, block):
+            even = self.even.states(first, min(first + block, count)).to(seen)
+            away = (seen * seen).sum(1, keepdim=True) - 2 * seen @ even.t() + cells @ (even * even).t()
+            field = self.odd_field(even)
+            scores = (even @ self.even_bias + self.odd.log_partition(field)).expand(len(seen), -1)
+            yield torch.where(away < 0.5, scores, -math.inf), self.odd.mean(field)
+
+    def annealed_marginal(
+        self, even: Tensor, observed: Tensor, noise: Noise, *, chains: int, temperatures: int
+    ) -> Tensor:
+        """`marginal` by AIS of the units that are not observed, (n,): the log of a mean of `chains` weights for each row,
+        which errs low on average. `noise` is for the n rows."""
+        n, width = even.shape
+        state = even.repeat_interleave(chains, 0)
+        held = observed.repeat_interleave(chains, 0)
+        folded = Folded(noise, chains)
+        base, bias = self.even_base.to(even.dtype), self.even_bias
+        shift = torch.where(held, bias, bias - base)
+
+        def fill(field: Tensor) -> Tensor:
+            return torch.where(held, state, self.even.sample(field, folded))
+
+        def move(v: Tensor, a: float, b: float, last: bool) -> tuple[Tensor, Tensor]:
+            field = self.odd_field(v)
+            gain = (b - a) * (v * shift).sum(1)
+            gain = gain + self.odd.log_partition(b * field) - self.odd.log_partition(a * field)
+            if last:
+                return gain, v
+            odd = self.odd.sample(b * field, folded)
+            return gain, fill((1 - b) * base + b * self.even_field(odd))
+
+        weights = anneal(fill(base.expand(n * chains, width)), ladder(temperatures), move).view(n, chains)
+        start = (self.even.column_partition(base[None]) * ~observed).sum(1)
+        start = start + self.odd.log_partition(torch.zeros(1, self.odd.width, dtype=even.dtype, device=even.device))
+        own = self.even.energy(torch.where(observed, even, 0.0))
+        found = torch.logsumexp(weights, 1) - math.log(chains) + start.double()
+        return found if own is None else found - own.double()
 
     def _annealed(self, chains: int, temperatures: int, seed: int, burn_in: int) -> dict[str, float]:
         """log Z by AIS from independent units at the base fields a, and backwards from long chains.
@@ -239,6 +312,17 @@ class _Side:
             return gain, self.own.sample((1 - b) * self.base + b * self.field(other), noise)
 
         return move
+
+
+def _block(listed: Units) -> tuple[int, int]:
+    """How many states of a group to list at once, and how many there are."""
+    assert listed.radices is not None
+    block = 1
+    for radix in listed.radices:
+        if block * radix > 2**_BLOCK_BITS:
+            break
+        block *= radix
+    return block, math.prod(listed.radices)
 
 
 def _held(states: Tensor, clamped: Clamped | None) -> Tensor:

@@ -19,6 +19,9 @@ from reverie.probability.restricted import Penalties, Restricted, Side
 from reverie.probability.units import Categorical, SideBySide, Units
 from reverie.rng import Noise
 
+_PASSES = 100
+"""Mean-field updates at most, outside training: a bound is the better the nearer the fixed point."""
+
 
 class DeepMachine(Bipartite):
     """Layers of units bottom up (`layers[0]` visible), W[l] (n_l, n_(l+1)), b[l] (n_l,), centring offsets and base fields.
@@ -143,12 +146,13 @@ class DeepMachine(Bipartite):
         return means
 
     def infer(self, x: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Mean-field q(hidden | x), and the label where y (n, K) has none: even and odd means, x and y among them."""
+        """Mean-field q(hidden | x), and the label where y (n, K) has none: even and odd means, x and y among them. In
+        training at most `passes` updates, else as many as it takes, up to a hundred."""
         means = self.bottom_up(x)
         if self.labels:
             means[-1] = self._known(means[-1], y)
         even, odd = torch.cat(means[::2], 1), torch.cat(means[1::2], 1)
-        for _ in range(self.passes):
+        for _ in range(self.passes if self.training else _PASSES):
             before = odd
             odd = self._damped(self.hold_odd(self.odd.mean(self.odd_field(even)), y), before)
             even = self._damped(self.even_means(x, odd, y), even)
@@ -315,7 +319,7 @@ class DeepMachine(Bipartite):
         """The machine without the label layer, the top layer's biases shifted by W[-1] e_k."""
         with torch.random.fork_rng(devices=[]):  # its initial weights are thrown away
             machine = DeepMachine(self.layers[:-1], passes=self.passes, tolerance=self.tolerance, damping=self.damping)
-        machine = machine.to(self.b[0])
+        machine = machine.to(self.b[0]).train(self.training)
         with torch.no_grad():
             for own, shared in zip([*machine.W, *machine.b], [*list(self.W)[:-1], *list(self.b)[:-1]], strict=True):
                 own.copy_(shared)

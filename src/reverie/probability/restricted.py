@@ -242,6 +242,20 @@ class Restricted(Bipartite):
             machine.base.copy_(self.base[: self.data_width])
         return machine
 
+    def fill(self, x: Tensor, y: Tensor | None, observed: Tensor, noise: Noise, sweeps: int) -> Tensor:
+        """`rows` with cells that are not observed, and labels that are missing, drawn by `sweeps` of clamped Gibbs
+        sampling from independent units."""
+        held, v = self.held(observed, y), self.rows(x, y)
+        start = torch.where(held, v, self.fantasy(noise))
+        return self.gibbs(start, sweeps, noise, clamped=(held, v))
+
+    def held(self, observed: Tensor, y: Tensor | None) -> Tensor:
+        """Which visible columns are known, (n, visible): the label's in rows that have one."""
+        if not self.labels:
+            return observed
+        known = observed.new_zeros(len(observed), 1) if y is None else y.sum(1, keepdim=True) > 0
+        return torch.cat([observed, known.expand(-1, self.labels)], 1)
+
     def hold_odd(self, odd: Tensor, y: Tensor | None) -> Tensor:
         """The odd units' means with what is known of them put in: nothing, the label being an even unit."""
         return odd

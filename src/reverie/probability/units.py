@@ -50,9 +50,13 @@ class Units(nn.Module, ABC):
         """How many values each unit has, (count,); None where some unit is a number."""
         return None if self.levels is None else (self.levels,) * self.count
 
-    @abstractmethod
     def log_partition(self, field: Tensor) -> Tensor:
         """A(f) = log of the sum, or integral, of exp(f . x - U(x)), (n,)."""
+        return self.column_partition(field).sum(1)
+
+    @abstractmethod
+    def column_partition(self, field: Tensor) -> Tensor:
+        """A(f) unit by unit, (n, width): where a unit has several columns, in its first."""
 
     @abstractmethod
     def mean(self, field: Tensor) -> Tensor:
@@ -103,8 +107,8 @@ class Bernoulli(Units):
 
     levels = 2
 
-    def log_partition(self, field: Tensor) -> Tensor:
-        return F.softplus(field).sum(1)
+    def column_partition(self, field: Tensor) -> Tensor:
+        return F.softplus(field)
 
     def mean(self, field: Tensor) -> Tensor:
         return torch.sigmoid(field)
@@ -121,8 +125,8 @@ class Spin(Units):
 
     levels = 2
 
-    def log_partition(self, field: Tensor) -> Tensor:
-        return torch.logaddexp(field, -field).sum(1)
+    def column_partition(self, field: Tensor) -> Tensor:
+        return torch.logaddexp(field, -field)
 
     def mean(self, field: Tensor) -> Tensor:
         return torch.tanh(field)
@@ -150,6 +154,10 @@ class Categorical(Units):
 
     def _split(self, field: Tensor) -> Tensor:
         return field.view(len(field), self.count, self.levels)
+
+    def column_partition(self, field: Tensor) -> Tensor:
+        own = torch.logsumexp(self._split(field), 2, keepdim=True)
+        return F.pad(own, (0, self.levels - 1)).flatten(1)
 
     def log_partition(self, field: Tensor) -> Tensor:
         return torch.logsumexp(self._split(field), 2).sum(1)
@@ -185,9 +193,9 @@ class Gaussian(Units):
     def variance(self) -> Tensor:
         return self.log_variance.clamp(-_CLIP, _CLIP).exp()
 
-    def log_partition(self, field: Tensor) -> Tensor:
+    def column_partition(self, field: Tensor) -> Tensor:
         v = self.variance.to(field.dtype)
-        return 0.5 * (v * field.square() + v.log() + LOG_2PI).sum(1)
+        return 0.5 * (v * field.square() + v.log() + LOG_2PI)
 
     def mean(self, field: Tensor) -> Tensor:
         return self.variance.to(field.dtype) * field
@@ -225,9 +233,9 @@ class Gaussian(Units):
 class ReLU(Units):
     """Numbers from 0 on with U = x^2 / 2: a unit normal about f cut off at 0, A = sum f^2 / 2 + log(sqrt(2 pi) Phi(f))."""
 
-    def log_partition(self, field: Tensor) -> Tensor:
+    def column_partition(self, field: Tensor) -> Tensor:
         log_mass: Tensor = torch.special.log_ndtr(field)
-        return (0.5 * field.square() + 0.5 * LOG_2PI + log_mass).sum(1)
+        return 0.5 * field.square() + 0.5 * LOG_2PI + log_mass
 
     def mean(self, field: Tensor) -> Tensor:
         ratio = torch.exp(-0.5 * field.square() - 0.5 * LOG_2PI - torch.special.log_ndtr(field))
@@ -292,6 +300,9 @@ class SideBySide(Units):
     def _cut(self, values: Tensor) -> list[tuple[Units, Tensor]]:
         layers = self.layers
         return list(zip(layers, torch.split(values, [part.width for part in layers], -1), strict=True))
+
+    def column_partition(self, field: Tensor) -> Tensor:
+        return torch.cat([part.column_partition(own) for part, own in self._cut(field)], 1)
 
     def log_partition(self, field: Tensor) -> Tensor:
         return torch.stack([part.log_partition(own) for part, own in self._cut(field)]).sum(0)

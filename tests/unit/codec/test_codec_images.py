@@ -188,7 +188,7 @@ def test_missing_pixels():
     np.testing.assert_allclose(prepared.log_det[:2], torch.tensor([11, 9]) * per_pixel)
     with pytest.raises(UnsupportedData, match=r"missing pixels.*impute: gmm"):
         fit(X, "native", missing="flag")
-    with pytest.raises(UnsupportedData, match=r"does not take images.*gmm, .*rbm, gan"):
+    with pytest.raises(UnsupportedData, match=r"does not take images.*gmm, .*rbm, .*gan"):
         fit(X, "refuse")
 
 

@@ -55,6 +55,29 @@ def test_bells_and_a_wheel(tmp_path):
     assert (tmp_path / "p.png").stat().st_size > 1000
 
 
+def test_stacks_of_digits(tmp_path):
+    found = main_of("stacks_digits")(quick=True, pictures=tmp_path)
+    assert found["dbn, bound on test nats"] > -25.5
+    assert found["dbm, bound on test nats"] > -25.5
+    assert found["dbn, error of its classifier"] < 0.3
+    assert found["autoencoder, plain, squared error"] < found["8 principal components, squared error"]
+    assert len(list(tmp_path.glob("*.png"))) == 3
+
+
+def test_bars_and_stripes(tmp_path):
+    found = main_of("bars_and_stripes")(quick=True, picture=tmp_path / "p.png")
+    assert found["exact gradient"] < 0.1
+    assert found["persistent chains"] < 1.0  # independent bits: 3.6
+    assert (tmp_path / "p.png").stat().st_size > 1000
+
+
+def test_digits_are_remembered(tmp_path):
+    found = main_of("hopfield_digits")(picture=tmp_path / "p.png")
+    assert found["hebb"] < found["pseudo_inverse"] == 1
+    assert found["dense, nearest is the right one"] > 0.99
+    assert (tmp_path / "p.png").stat().st_size > 1000
+
+
 def test_incomes(real_data: Path, tmp_path):
     found = main_of("adult_naive_bayes")(real_data, quick=True, picture=tmp_path / "p.png")
     assert found["accuracy, without repeats"] > 0.82

@@ -14,7 +14,7 @@ PAGES = sorted(page for page in (ROOT / "docs" / "families").glob("*.md") if pag
 
 
 def test_there_are_pages():
-    assert {page.stem for page in PAGES} >= {"naive_bayes", "mixtures", "bayesian_mixture", "hmm"}
+    assert {page.stem for page in PAGES} >= {"naive_bayes", "mixtures", "bayesian_mixture", "hmm", "hopfield"}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)

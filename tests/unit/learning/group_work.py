@@ -22,6 +22,7 @@ STOPS = {
     "dbn": (4, 9, 14, 18),
     "dbm": (3, 8, 13),
     "autoencoder": (3, 8, 13),
+    "boltzmann_machine": (3, 5, 7),
     "vae": (3, 5, 7),
     "gan": (3, 5, 7),
     "stack": (4, 10, 13),

@@ -65,19 +65,19 @@ BREAK = {
 }
 
 # breakage -> the families that must turn red. A mixture draws nothing after its start and has no optimizer; only the
-# table mixture, learned stepwise, has running sums; only the RBM has chains; only the RBM, the VAE and the GAN are trained with averaging here; only the stack has a finished phase.
+# table mixture, learned stepwise, has running sums; only the Boltzmann machines have chains; only they, the VAE and the GAN are trained with averaging here; only the stack has a finished phase.
 RED = {
-    "generator": {"rbm", "vae", "gan", "stack"},
-    "optimizer": {"rbm", "vae", "gan", "stack"},
-    "schedule": {"rbm", "vae", "gan", "stack"},
-    "chain": {"rbm"},
-    "average": {"rbm", "vae", "gan"},
+    "generator": {"rbm", "boltzmann_machine", "vae", "gan", "stack"},
+    "optimizer": {"rbm", "boltzmann_machine", "vae", "gan", "stack"},
+    "schedule": {"rbm", "boltzmann_machine", "vae", "gan", "stack"},
+    "chain": {"rbm", "boltzmann_machine"},
+    "average": {"rbm", "boltzmann_machine", "vae", "gan"},
     "finished phase": {"stack"},
     "running sums": {"table_mixture"},
 }
 
 
-@pytest.mark.parametrize("family", ["gmm", "table_mixture", "rbm", "vae", "gan", "stack"])
+@pytest.mark.parametrize("family", ["gmm", "table_mixture", "rbm", "boltzmann_machine", "vae", "gan", "stack"])
 @pytest.mark.parametrize("breakage", list(RED))
 def test_control(breakage: str, family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     step = 13 if family == "stack" else 7  # inside the second phase, or inside the second epoch

@@ -23,6 +23,7 @@ TOLERANCE = {
     "autoencoder": 2e-4,
     "rbm": 1e-6,
     "temporal_rbm": 1e-6,
+    "boltzmann_machine": 1e-6,
     "vae": 1e-6,
     "gan": 1e-6,
     "stack": 1e-6,
