@@ -29,6 +29,7 @@ from reverie.models.gan import GAN
 from reverie.models.mixture import GaussianMixture, TableMixture
 from reverie.models.naive_bayes import NaiveBayes
 from reverie.models.rbm import RBM
+from reverie.models.temporal_rbm import TemporalRBM
 from reverie.models.vae import VAE
 from reverie.nn.specs import MLP
 from reverie.rng import Noise
@@ -108,6 +109,7 @@ def small_recipes() -> dict[str, Estimator]:
         "table_mixture": TableMixture(components=3, tol=0, stepwise=True),
         "naive_bayes": NaiveBayes(tol=0),
         "rbm": RBM(hidden=8, chains=20, schedule="linear", momentum=0.5),
+        "temporal_rbm": TemporalRBM(hidden=6, order=2, frames=60, sweeps=2),
         "dbn": DBN(hidden=(6, 4), chains=20, updown=0.5, head=True, finetune=0.5),
         "dbm": DBM(hidden=(6, 4), chains=20, pretrain=0.5),
         "autoencoder": Autoencoder(hidden=(6,), code=2, pretrain=0.5, corruption=0.1),
@@ -133,9 +135,17 @@ def bit_rows(n: int = 501, d: int = 12, *, seed: int = 0) -> np.ndarray:
     return prototypes[rng.integers(0, 4, n)] ^ (rng.random((n, d)) < 0.1)
 
 
+def walks(n: int = 501, *, seed: int = 0) -> list[np.ndarray]:
+    """Short walks in two columns, of one to five steps."""
+    rng = np.random.default_rng(seed)
+    return [rng.normal(size=(length, 2)).cumsum(0) for length in rng.integers(1, 6, n)]
+
+
 def rows_for(family: str, n: int = 501) -> Any:
     """Data this family learns from: bits for the machines, with labels for the deep belief net, holes for the mixtures, holes in rows and labels for naive Bayes,
-    plain numbers for the others."""
+    sequences for the temporal machine, plain numbers for the others."""
+    if family == "temporal_rbm":
+        return walks(n)
     if family in ("rbm", "dbm", "boltzmann_machine"):
         return bit_rows(n)
     if family == "dbn":
@@ -153,6 +163,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "table_mixture": {"epochs": 3, "batch_size": 100},
     "naive_bayes": {"epochs": 3, "batch_size": 100},
     "rbm": {"epochs": 3, "batch_size": 100, "ema": 0.9},
+    "temporal_rbm": {"epochs": 3, "batch_size": 100, "ema": 0.9},
     "dbn": {"epochs": 4, "batch_size": 100, "ema": 0.9},
     "dbm": {"epochs": 3, "batch_size": 100, "ema": 0.9},
     "autoencoder": {"epochs": 4, "batch_size": 100, "ema": 0.9},

@@ -37,6 +37,7 @@ from reverie.models.mixture import StudentMixture as StudentMixture
 from reverie.models.mixture import TableMixture as TableMixture
 from reverie.models.naive_bayes import NaiveBayes as NaiveBayes
 from reverie.models.rbm import RBM as RBM
+from reverie.models.temporal_rbm import TemporalRBM as TemporalRBM
 from reverie.models.vae import VAE as VAE
 from reverie.nn.specs import MLP as MLP
 from reverie.nn.specs import ConvNet as ConvNet

@@ -178,6 +178,20 @@ _BUILT_IN = (
         machine=True,
     ),
     Family(
+        name="temporal_rbm",
+        path="reverie.models.temporal_rbm:TemporalRBM",
+        title="Temporal restricted Boltzmann machine",
+        summary="sequences of bits, categories or numbers: a restricted machine per step whose biases depend on the past",
+        can=("sample", "log_prob", "encode"),
+        kinds=("sequence",),
+        functions=(
+            "temporal_rbm.forecast",
+            "temporal_rbm.one_step_log_prob",
+            "temporal_rbm.estimate_log_prob",
+        ),
+        likelihood="exact",
+    ),
+    Family(
         name="dbn",
         path="reverie.models.dbn:DBN",
         title="Deep belief network",

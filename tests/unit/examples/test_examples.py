@@ -47,6 +47,14 @@ def test_a_machine_of_digits(tmp_path):
     assert (tmp_path / "p.png").stat().st_size > 1000
 
 
+def test_bells_and_a_wheel(tmp_path):
+    found = main_of("temporal_rbm")(quick=True, picture=tmp_path / "p.png")
+    assert found["nats per step, temporal machine"] > found["nats per step, hidden Markov model"] + 1
+    assert found["error of the wheel, 12 steps on"] < 0.7  # the mean: 0.71
+    assert found["bells right, 12 steps on"] > 0.85
+    assert (tmp_path / "p.png").stat().st_size > 1000
+
+
 def test_stacks_of_digits(tmp_path):
     found = main_of("stacks_digits")(quick=True, pictures=tmp_path)
     assert found["dbn, bound on test nats"] > -25.5

@@ -17,6 +17,7 @@ FAMILIES = [
     "table_mixture",
     "naive_bayes",
     "rbm",
+    "temporal_rbm",
     "boltzmann_machine",
     "dbn",
     "dbm",
@@ -52,7 +53,7 @@ def test_stopped_at_every_batch(family: str, tmp_path: Path) -> None:
         assert all(torch.equal(a, b) for a, b in same)
 
 
-@pytest.mark.parametrize("family", ["rbm", "boltzmann_machine", "vae", "gan", "stack"])
+@pytest.mark.parametrize("family", ["rbm", "temporal_rbm", "boltzmann_machine", "vae", "gan", "stack"])
 def test_budget_in_steps_cut_inside_an_epoch_and_extended(family: str, tmp_path: Path) -> None:
     """8 updates of 5 an epoch, then resumed to 13, equals 13 in one go. Schedules depend on the whole budget, so the
     rate is held constant here; phases split the budget, so the two-phase family must end its first phase alike."""
