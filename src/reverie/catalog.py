@@ -171,6 +171,7 @@ _BUILT_IN = (
         summary="two layers of units, bits unless asked otherwise, learned by (persistent) contrastive divergence",
         can=("sample", "log_prob", "encode", "decode", "reconstruct", "impute", "energy", "predict", "predict_proba"),
         kinds=("boolean", "integer", "image"),
+        functions=("rbm.pseudo_log_likelihood",),
         conditions=("labels",),
         likelihood="exact or estimate",
         bits=True,

@@ -197,6 +197,31 @@ def test_the_cached_log_z_follows_the_weights():
     assert restored.partition_info() == network.partition_info()
 
 
+def test_pseudo_likelihood_by_listing():
+    """log p(v_i | rest) = log p(v) - log(p(v) + p(v with bit i flipped))."""
+    network = machine(6, 4, 1.0)
+    v = states(6)
+    log_p = -network.even_energy(v)
+    codes = (v @ (2.0 ** torch.arange(5, -1, -1, dtype=torch.float64))).long()
+    assert (codes == torch.arange(64)).all()
+    want = sum(log_p - torch.logaddexp(log_p, log_p[codes ^ (1 << bit)]) for bit in range(6))
+    torch.testing.assert_close(network.pseudo_log_likelihood(v), want, rtol=1e-10, atol=1e-10)
+
+
+def test_pseudo_likelihood_of_a_model():
+    from families import bit_rows
+    from reverie.models import rbm
+
+    model = rv.RBM(hidden=5, chains=20).fit(bit_rows(100), epochs=2)
+    found = rbm.pseudo_log_likelihood(model, bit_rows(30))
+    assert found.shape == (30,)
+    assert (found < 0).all()
+    assert (found > 12 * np.log(0.01)).all()
+    mixture = rv.GaussianMixture(components=1).fit(np.random.default_rng(0).normal(size=(50, 2)), progress=False)
+    with pytest.raises(Unsupported, match="for an rbm of visible bits without labels, not this gmm"):
+        rbm.pseudo_log_likelihood(mixture, np.zeros((2, 2)))
+
+
 def test_log_partition_of_a_model():
     from families import bit_rows
 

@@ -13,23 +13,25 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor, nn
 
 from reverie.config import recipe
 from reverie.data.schema import Schema
 from reverie.data.space import Space, Wants
-from reverie.errors import InvalidOption
+from reverie.errors import InvalidOption, Unsupported
 from reverie.estimator import Estimator
 from reverie.learning.contrastive import ContrastiveDivergence
 from reverie.learning.descent import Descent, ScheduleName
 from reverie.learning.phases import Phase
 from reverie.learning.run import Run
-from reverie.model import check_count, check_positive
+from reverie.model import Model, check_count, check_positive, check_seed
 from reverie.probability.restricted import Penalties, Restricted
-from reverie.probability.units import units, units_of
-from reverie.rng import Noise
+from reverie.probability.units import Bernoulli, units, units_of
+from reverie.rng import Noise, RowNoise, stream
 
 
 @recipe
@@ -273,3 +275,29 @@ class RBMNetwork(Restricted):
                 total += self.visible.mean(field)
         filled = torch.where(held, x, total / (sweeps - sweeps // 2)) if mean else v
         return filled[:, : self.data_width]
+
+
+# ---------------------------------------------------------------------- functions of a Model
+
+
+def pseudo_log_likelihood(model: Model, X: Any, *, seed: int = 0) -> NDArray[np.float64]:
+    """sum_i log p(v_i | the other units), (n,) nats, exactly, without log Z (Besag 1975): for visible bits.
+
+    log p(v_i | rest) = log sigmoid(F(v with bit i flipped) - F(v)). It is no likelihood: two machines may rank the other
+    way round by `log_prob`. Grey levels become bits by one draw from `seed`. Raises `Unsupported` for other machines.
+    """
+    machine = model.network
+    if not isinstance(machine, Restricted) or not isinstance(machine.data_units, Bernoulli) or machine.labels:
+        raise Unsupported(
+            f"pseudo_log_likelihood is for an rbm of visible bits without labels, not this {model.family}"
+        )
+    found = []
+    for start, _, prepared in model.intake.prepared(X, None, model.chunk):
+        if prepared.observed is not None and not bool(prepared.observed.all()):
+            raise InvalidOption(
+                "pseudo_log_likelihood: rows with missing cells have none; impute them, or use log_prob"
+            )
+        noise = RowNoise(stream(check_seed(seed), "binarise"), len(prepared), start=start, dtype=machine.W.dtype)
+        with torch.inference_mode():
+            found.append(machine.pseudo_log_likelihood(model.codec.noise(prepared.x, noise).to(model.device)).cpu())
+    return np.asarray(torch.cat(found).double())

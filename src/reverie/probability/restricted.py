@@ -201,6 +201,17 @@ class Restricted(Bipartite):
         learned = {parameter: own[1][parameter] - own[0][parameter] for parameter in own[0]}
         return {self.W: dw, self.b: db, self.c: dc, **learned}
 
+    def pseudo_log_likelihood(self, v: Tensor) -> Tensor:
+        """sum_i log p(v_i | the other visible bits), (n,): log sigmoid of how much F rises when a bit flips."""
+        field = self.odd_field(v)
+        partition = self.hidden.log_partition(field)
+        total = torch.zeros_like(partition)
+        for i in range(self.data_width):
+            change = 1 - 2 * v[:, i : i + 1]
+            flipped = self.hidden.log_partition(torch.addcmul(field, change, self.W[i]))
+            total += F.logsigmoid(partition - flipped - change[:, 0] * self.b[i])
+        return total
+
     def _penalise(self, dw: Tensor, dc: Tensor, v: Tensor, h: Tensor) -> None:
         """Add the penalties' gradients; the activity follows the batches' means `h` at a rate of a tenth."""
         p = self.penalties
