@@ -163,11 +163,11 @@ def test_labels_that_come_with_the_data_are_left_out_where_a_family_takes_none(c
     assert said.code == 0
     assert "labels of digits, if any, are left out of gmm: --y COLUMN would name gmm's components" in said.err
     assert store.load("r").schema.condition is None
-    said = cli("fit", "rbm", "digits", "--max-rows", "50", "--hidden", "2", "--epochs", "1", "--out", "s")
-    assert "labels of digits, if any, are left out of rbm: it does not learn from labels" in said.err
-    refused = cli("fit", "rbm", "digits", "--y", "y", "--out", "q")
+    said = cli("fit", "hopfield", "digits", "--max-rows", "50", "--out", "s")
+    assert "labels of digits, if any, are left out of hopfield: it does not learn from labels" in said.err
+    refused = cli("fit", "hopfield", "digits", "--y", "y", "--out", "q")
     assert refused.code == 1
-    assert "Families that take it: gmm, bernoulli_mixture, naive_bayes, vae, gan" in refused.err
+    assert "Families that take it: gmm, bernoulli_mixture, naive_bayes, rbm, dbn, dbm, vae, gan" in refused.err
 
 
 def test_labels_name_the_components_of_a_mixture_when_asked(cli):

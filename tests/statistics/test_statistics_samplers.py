@@ -60,7 +60,7 @@ def rbm(visible: int = 5, hidden: int = 3) -> tuple[RBMNetwork, torch.Tensor, to
     network.b.copy_(0.5 * torch.randn(visible, generator=g))
     network.c.copy_(0.5 * torch.randn(hidden, generator=g))
     v = torch.tensor([[(i >> k) & 1 for k in range(visible)] for i in range(2**visible)], dtype=torch.float32)
-    return network, v, torch.softmax(-network.free_energy(v).double(), 0)
+    return network, v, torch.softmax(-network.even_energy(v).double(), 0)
 
 
 def frequencies(draws: torch.Tensor) -> torch.Tensor:

@@ -56,13 +56,12 @@ class Autoencoder(Estimator):
     """Passes over each pair of layers as a restricted Boltzmann machine for every pass of backpropagation; 0 for none."""
     pretrain_lr: float = Field(default=0.1, gt=0)
     """Learning rate of pre-training at its highest."""
-    activation: Literal["auto", "sigmoid", "tanh", "relu", "silu"] = "auto"
-    """Nonlinearity of the hidden layers; auto is sigmoid with pre-training, which needs it, and silu without."""
+    activation: Literal["sigmoid", "tanh", "relu", "silu"] | None = None
+    """Nonlinearity of the hidden layers; None is sigmoid with pre-training, which needs it, and silu without."""
     tied: bool = False
     """The decoder's weights are the encoder's, transposed."""
-    error: Literal["auto", "squared", "cross_entropy"] = "auto"
-    """Error of bits and grey levels: squared, or cross-entropy (auto); numbers have squared error, categories
-    cross-entropy."""
+    error: Literal["cross_entropy", "squared"] = "cross_entropy"
+    """Error of bits and grey levels; numbers have squared error, categories cross-entropy."""
     corruption: float = Field(default=0.0, ge=0, lt=1)
     """Share of the cells that the encoder sees as 0 in training (a denoising autoencoder)."""
     contraction: float = Field(default=0.0, ge=0)
@@ -88,10 +87,9 @@ class Autoencoder(Estimator):
         )
 
     def resolve(self, space: Space) -> Self:
-        if self.pretrain and self.activation not in ("auto", "sigmoid"):
+        if self.pretrain and self.activation not in (None, "sigmoid"):
             raise InvalidOption(f"activation: machines of bits unroll into sigmoid layers, not {self.activation}")
-        activation = ("sigmoid" if self.pretrain else "silu") if self.activation == "auto" else self.activation
-        return replace(self, activation=activation, error="cross_entropy" if self.error == "auto" else self.error)
+        return replace(self, activation=self.activation or ("sigmoid" if self.pretrain else "silu"))
 
     def build(self, space: Space) -> AutoencoderNetwork:
         return AutoencoderNetwork(self, space)
@@ -151,9 +149,10 @@ class AutoencoderNetwork(nn.Module):
             options.corruption,
             options.contraction,
         )
+        self.pictures = space.grid is not None
         self.has_numbers = "real" in space.kinds
         widths = [space.width, *options.hidden]
-        assert options.activation != "auto"
+        assert options.activation is not None
         self.nets = Mirrored(widths, options.code, tied=options.tied, activation=options.activation)
         self.machines = nn.ModuleList()
         if options.pretrain:
@@ -252,10 +251,22 @@ class AutoencoderNetwork(nn.Module):
         """A straight line in code space."""
         return torch.lerp(a, b, t)
 
-    def sample(self, noise: Noise, y: Tensor | None) -> Tensor:
-        """Decoded draws from the normal of the training rows' codes."""
-        mean = self.code_mean.double()
-        values, vectors = torch.linalg.eigh(self.code_products.double() - torch.outer(mean, mean))
+    def sample(self, noise: Noise, y: Tensor | None, *, mean: bool | None = None) -> Tensor:
+        """Decoded draws from the normal of the training rows' codes: with mean=True the decoder's means (default for
+        pictures), else bits and categories drawn by them (default for tables)."""
+        centre = self.code_mean.double()
+        values, vectors = torch.linalg.eigh(self.code_products.double() - torch.outer(centre, centre))
         root = vectors * values.clamp_min(0).sqrt()
-        z = mean + noise.normal(self.code_width).double() @ root.t()
-        return self.decode(z.to(self.code_mean.dtype), y)
+        z = centre + noise.normal(self.code_width).double() @ root.t()
+        x = self.decode(z.to(self.code_mean.dtype), y)
+        if self.pictures if mean is None else mean:
+            return x
+        return torch.cat([self._drawn(block, x[:, block.start : block.stop], noise) for block in self.blocks], 1)
+
+    def _drawn(self, block: Block, means: Tensor, noise: Noise) -> Tensor:
+        """A draw by the means of a block; numbers have none but themselves."""
+        if block.kind == "category":
+            return F.one_hot(noise.categorical(means.clamp_min(1e-12).log()[:, None])[:, 0], block.width).to(
+                means.dtype
+            )
+        return noise.bernoulli(means) if block.kind == "binary" else means

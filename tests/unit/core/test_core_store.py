@@ -56,8 +56,10 @@ def test_who_can_and_who_takes():
     assert catalog.who_takes({"image"}, verb="impute", holes=True) == "gmm, bernoulli_mixture, rbm, vae"
     mixtures = "gmm, bayesian_gmm, student_mixture, table_mixture"
     assert catalog.who_takes({"number"}, condition="labels", but="gan") == f"{mixtures}, naive_bayes, vae"
-    assert catalog.who_takes({"number"}) == f"{mixtures}, vae, gan"  # naive Bayes needs y
-    assert catalog.who_takes({"integer"}) == f"{mixtures}, poisson_mixture, vae, gan"  # the rbm's must be bits
+    assert catalog.who_takes({"number"}) == f"{mixtures}, autoencoder, vae, gan"  # naive Bayes needs y
+    assert (
+        catalog.who_takes({"integer"}) == f"{mixtures}, poisson_mixture, autoencoder, vae, gan"
+    )  # the rbm's must be bits
     assert catalog.who_takes({"number", "sequence"}) == "none in this version"
 
 
