@@ -75,7 +75,10 @@ def _phases(model: Any, out: dict[str, Any]) -> list[dict[str, Any]]:
 
     resolved = config.from_json(type(model.estimator), out["resolved"])
     run_ = Run(seed=out["seed"] or 0, device=torch.device("cpu"))
-    phases = resolved.phases(model.network, run_, fresh=False)
+    phases = resolved.phases(model.network, run_, fresh=True)
+    seen = {record["phase"] for record in out["history"]}
+    if seen and phases[0].name not in seen:  # it went on from another model, and may have had fewer phases
+        phases = resolved.phases(model.network, run_, fresh=False)
     whole = sum(phase.share for phase in phases)
     training = out["training"] or {}
     budget = next(((name, training[name]) for name in ("epochs", "steps", "minutes") if training.get(name)), None)
