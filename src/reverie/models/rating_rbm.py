@@ -57,9 +57,9 @@ class RatingRBM(Estimator):
     one of ratings of few values."""
 
     family: ClassVar[str] = "rating_rbm"
-    defaults: ClassVar[dict[str, Any]] = {"epochs": 90, "batch_size": 20, "ema": 0.99}
+    defaults: ClassVar[dict[str, Any]] = {"epochs": 90, "batch_size": 20, "ema": 0.995}
 
-    hidden: int = Field(default=100, ge=1)
+    hidden: int = Field(default=30, ge=1)
     """Hidden units behind the ratings."""
     rank: int = Field(default=0, ge=0)
     """Factors of W = A B, for many items; 0 for a weight of its own for every item, rating and hidden unit."""
@@ -265,9 +265,10 @@ def recommend(
         part = users.part(start, start + _USERS)
         h = torch.sigmoid(machine.field(part.items, part.codes, part.lengths))
         chance = torch.softmax((h @ weights).view(len(h), machine.items, -1) + machine.b, 2)
-        value = (chance.double() @ worth).masked_fill(absent, -torch.inf)
+        value = chance.double() @ worth
         if score == "both":
             value = value.log() + network.log_choice(part.items, part.lengths)
+        value[:, absent] = -torch.inf
         if exclude_known:
             row = torch.repeat_interleave(torch.arange(len(h)), part.lengths).to(value.device)
             value[row, part.items] = -torch.inf
@@ -404,8 +405,9 @@ class _Known:
         at = torch.searchsorted(key, wanted).clamp_max(len(key) - 1)
         hit = (key[at] == wanted).nonzero()[:, 0]
         code = self.all.codes[order[at[hit]].to(self.all.codes.device)]
-        flat = machine.A.flatten(0, 1)[code]
-        out[hit.to(out.device)] = flat if machine.B is None else flat @ machine.B
+        place = torch.arange(len(code), device=code.device)
+        rating = code % machine.levels
+        out[hit.to(out.device)] = machine.weights(code // machine.levels)[place, rating]
         if machine.D is not None:
             out[hit.to(out.device)] += machine.D[self.all.items[order[at[hit]].to(code.device)]]
         return out

@@ -103,11 +103,11 @@ class ChoiceMachine(nn.Module):
             mean = self.hidden_given(drawn, x.lengths)
         up, down = data * share[:, None], mean * share[:, None]
         weight = share[row].double()
-        came, went = (torch.bincount(i, weights=weight, minlength=self.items).to(up) for i in (drawn, items))
+        came, went = (torch.bincount(i, weights=weight, minlength=self.items) for i in (drawn, items))
         sums = {
             self.D: scattered(drawn, row, down, self.items) - scattered(items, row, up, self.items),
             self.a: came - went,
             self.c: down.sum(0) - up.sum(0),
         }
         total(list(sums.values()))
-        return sums, error
+        return {p: value.to(p.dtype) for p, value in sums.items()}, error

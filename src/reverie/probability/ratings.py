@@ -63,7 +63,8 @@ def refuse_twice(items: Tensor, lengths: Tensor, first: int = 0) -> None:
 
 class RatingMachine(nn.Module):
     """W (items, levels, hidden), b (items, levels), c (hidden,); D (items, hidden) when it is `conditional` on which items
-    were rated; W = A B with A (items, levels, rank) and B (rank, hidden) when `rank` is above 0.
+    were rated. W = A + S, where S (levels, hidden) is the same for all items, so that an item of few ratings is drawn to
+    what ratings mean of any item instead of to nothing; W = (A + S) B with B (rank, hidden) when `rank` is above 0.
 
     Users are given by `items` (N,) and `codes` = items * levels + rating (N,), step after step, and `lengths` (n,); to
     learn from as a `Ragged` of (item, rating). `counts` (items, levels) are those of the training ratings.
@@ -78,6 +79,7 @@ class RatingMachine(nn.Module):
         super().__init__()
         self.items, self.levels, self.hidden = items, levels, hidden
         self.A = nn.Parameter(0.03 * torch.randn(items, levels, rank or hidden))
+        self.S = nn.Parameter(torch.zeros(levels, rank or hidden))
         self.b = nn.Parameter(torch.zeros(items, levels))
         self.c = nn.Parameter(torch.zeros(hidden))
         self.D = nn.Parameter(torch.zeros(items, hidden)) if conditional else None
@@ -94,11 +96,17 @@ class RatingMachine(nn.Module):
 
     def weights(self, items: Tensor) -> Tensor:
         """W of these items, (m, levels, hidden)."""
-        return self.A[items] if self.B is None else self.A[items] @ self.B
+        own = self.A[items] + self.S
+        return own if self.B is None else own @ self.B
+
+    @property
+    def _table(self) -> Tensor:
+        """A + S with a row for every code, (items * levels, rank or hidden)."""
+        return (self.A + self.S).flatten(0, 1)
 
     def field(self, items: Tensor, codes: Tensor, lengths: Tensor) -> Tensor:
         """x = c + sum_i (W_i,v_i + D_i), (n, hidden)."""
-        own = pooled(self.A.flatten(0, 1), codes, lengths)
+        own = pooled(self._table, codes, lengths)
         x = self.c + (own if self.B is None else own @ self.B)
         return x if self.D is None else x + pooled(self.D, items, lengths)
 
@@ -106,9 +114,10 @@ class RatingMachine(nn.Module):
         """b_i + W_i h of the user in `row` (N,) for every step's item, (N, levels)."""
         down = h if self.B is None else h @ self.B.t()
         out = torch.empty(len(items), self.levels, dtype=self.b.dtype, device=items.device)
+        shared = (down @ self.S.t())[row]
         for piece in self.pieces(len(items), self.A.shape[2]):
             i = items[piece]
-            out[piece] = torch.bmm(self.A[i], down[row[piece], :, None])[:, :, 0] + self.b[i]
+            out[piece] = torch.bmm(self.A[i], down[row[piece], :, None])[:, :, 0] + shared[piece] + self.b[i]
         return out
 
     def pieces(self, count: int, width: int) -> Iterator[slice]:
@@ -194,7 +203,7 @@ class RatingMachine(nn.Module):
         return (self.counts + (self.counts.sum(0) + 1e-3) / (self.counts.sum() + 1e-3 * self.levels)).log()
 
     def decayed(self) -> list[nn.Parameter]:
-        """The parameters that weight decay shrinks: all but the biases."""
+        """The parameters that weight decay shrinks: all but the biases and what items share."""
         return [p for p in (self.A, self.B, self.D) if p is not None]
 
     def held_out(self, x: Ragged) -> Tensor:
@@ -236,14 +245,16 @@ class RatingMachine(nn.Module):
             down = h if self.B is None else h @ self.B.t()
             parts = {
                 self.A: scattered(codes, row, down, size).view_as(self.A),
-                self.b: torch.bincount(codes, weights=sign * share[row], minlength=size).to(h).view_as(self.b),
+                self.b: torch.bincount(codes, weights=sign * share[row].double(), minlength=size).view_as(self.b),
                 self.c: h.sum(0),
             }
+            parts[self.S] = parts[self.A].sum(0)
             if self.D is not None:
                 parts[self.D] = scattered(items, row, h, self.items)
             if self.B is not None:
-                own = pooled(self.A.flatten(0, 1), codes, torch.bincount(row, minlength=len(share)))
+                own = pooled(self._table, codes, torch.bincount(row, minlength=len(share)))
                 parts[self.B] = own.t() @ h
             sums = {p: part + sums[p] if p in sums else part for p, part in parts.items()}
+        # Counts of both sides often cancel exactly: in float32 what rounding leaves would be a step's direction to Adam.
         total(list(sums.values()))
-        return sums
+        return {p: value.to(p.dtype) for p, value in sums.items()}
