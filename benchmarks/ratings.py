@@ -1,6 +1,6 @@
 """MovieLens-100k, first official split: rating error and ranking of the rating RBM, beside what simple methods reach.
 
-`python ratings.py [--data FOLDER] [--epochs N] [--by item] [--search]`. The first 20,000 rows of the ratings are the test part (u1.test), the
+`python ratings.py [--data FOLDER] [--epochs N] [--search OPTIONS ...]`. The first 20,000 rows of the ratings are the test part (u1.test), the
 others train; no test rating is ever an input. `--search` cuts a part of the 80,000 for validation instead (40 % of the
 ratings of half of the users) and tries settings there: those in use were chosen so. Writes results/ratings.json.
 """
@@ -132,11 +132,11 @@ def run(recipe: rv.RatingRBM, epochs: int | None, train: pd.DataFrame, test: pd.
 
 
 def main() -> None:
-    """Judge the recipe in use on the test part (three seeds), or settings on the validation part."""
+    """Judge the recipe in use on the test part (two seeds), or settings on the validation part."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default=os.environ.get("REVERIE_DATA", "../shared/data"))
     parser.add_argument("--epochs", type=int)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--search", nargs="*", metavar="OPTIONS", help="such as 'hidden=50,lr=0.002'; on validation")
     arguments = parser.parse_args()
     torch.set_num_threads(1)

@@ -490,7 +490,7 @@ def test_movielens_is_predicted_and_ranked(real_data: Path):
     test, train = rows[:20_000], rows[20_000:]
     assert (test.user.nunique(), test["item"].nunique()) == (459, 1410)
     wide = train.assign(item=pd.Categorical(train["item"], categories=sorted(set(rows["item"]))))
-    found = rv.RatingRBM().fit(rv.sequences(wide, by="user"), epochs=45, seed=0, progress=False)
+    found = rv.RatingRBM().fit(rv.sequences(wide, by="user"), epochs=60, seed=0, progress=False)
     error = np.sqrt(np.mean((rr.predict_ratings(found, train, test) - test.rating) ** 2))
     assert error < 0.985
     best = rr.recommend(found, train[train.user.isin(test.user)], 10)

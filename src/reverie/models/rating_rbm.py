@@ -57,9 +57,9 @@ class RatingRBM(Estimator):
     one of ratings of few values."""
 
     family: ClassVar[str] = "rating_rbm"
-    defaults: ClassVar[dict[str, Any]] = {"epochs": 90, "batch_size": 20, "ema": 0.995}
+    defaults: ClassVar[dict[str, Any]] = {"epochs": 120, "batch_size": 20, "ema": 0.995}
 
-    hidden: int = Field(default=30, ge=1)
+    hidden: int = Field(default=100, ge=1)
     """Hidden units behind the ratings."""
     rank: int = Field(default=0, ge=0)
     """Factors of W = A B, for many items; 0 for a weight of its own for every item, rating and hidden unit."""
