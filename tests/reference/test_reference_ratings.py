@@ -497,3 +497,34 @@ def test_movielens_is_predicted_and_ranked(real_data: Path):
     liked = set(zip(test.user[test.rating >= 4], test["item"][test.rating >= 4], strict=True))
     hits = np.mean([pair in liked for pair in zip(best.user, best["item"], strict=True)])
     assert hits > 0.3
+
+
+def drawn_users(bags: list, log_law: torch.Tensor, n: int) -> list:
+    """n users from a listed law."""
+    chance = torch.softmax(log_law, 0)
+    number = torch.multinomial(chance, n, replacement=True, generator=torch.Generator().manual_seed(0))
+    return [bags[i] for i in number.tolist()]
+
+
+@pytest.mark.parametrize("sweeps", [1, 2])
+def test_users_of_the_machine_s_own_law_teach_it_nothing(sweeps):
+    """The chain leaves the law as it is, so the mean gradient is zero: for ratings, and for bags of items."""
+    n = 20_000
+    m = machine(conditional=True)
+    bags = all_ratings([(0, 0), (3, 0)])
+    users = drawn_users(bags, torch.stack([log_joint(m, bag) for bag in bags]), n)
+    share, noise = torch.full((n,), 1 / n, dtype=torch.float64), RowNoise(1, n, dtype=torch.float64)
+    x = ragged(users)
+    gradient, _ = m.contrast(Ragged(x.values, x.lengths, 2), share, sweeps, noise, lambda _: None)
+    assert max(float(value.abs().max()) for value in gradient.values()) < 5 / n**0.5
+    torch.manual_seed(0)
+    choice = ChoiceMachine(4, 2).double().requires_grad_(False)
+    for parameter in choice.parameters():
+        parameter.copy_(torch.randn_like(parameter))
+    pairs = [[(i, 0), (j, 0)] for i, j in itertools.product(range(4), repeat=2)]
+    states = torch.tensor(list(itertools.product([0.0, 1.0], repeat=2)), dtype=torch.float64)
+    # p(items, h) ~ exp(c.h + sum_i (a_i + D_i.h)), which gives both of the chain's conditionals
+    law = torch.stack([sum(choice.a[i] + states @ choice.D[i] for i, _ in bag) + states @ choice.c for bag in pairs])
+    x = ragged(drawn_users(pairs, torch.logsumexp(law, 1), n))
+    gradient, _ = choice.contrast(Ragged(x.values, x.lengths, 2), share, sweeps, noise, lambda _: None)
+    assert max(float(value.abs().max()) for value in gradient.values()) < 5 / n**0.5
