@@ -36,6 +36,7 @@ from reverie.models.mixture import PoissonMixture as PoissonMixture
 from reverie.models.mixture import StudentMixture as StudentMixture
 from reverie.models.mixture import TableMixture as TableMixture
 from reverie.models.naive_bayes import NaiveBayes as NaiveBayes
+from reverie.models.rating_rbm import RatingRBM as RatingRBM
 from reverie.models.rbm import RBM as RBM
 from reverie.models.temporal_rbm import TemporalRBM as TemporalRBM
 from reverie.models.vae import VAE as VAE

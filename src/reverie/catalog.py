@@ -193,6 +193,21 @@ _BUILT_IN = (
         likelihood="exact",
     ),
     Family(
+        name="rating_rbm",
+        path="reverie.models.rating_rbm:RatingRBM",
+        title="Rating RBM",
+        summary="collaborative filtering: one machine per user over the items this user rated, weights shared by all",
+        can=("sample", "log_prob", "impute", "energy"),
+        kinds=("sequence",),
+        functions=(
+            "rating_rbm.predict_ratings",
+            "rating_rbm.rating_probabilities",
+            "rating_rbm.recommend",
+            "rating_rbm.levels",
+        ),
+        likelihood="exact",
+    ),
+    Family(
         name="dbn",
         path="reverie.models.dbn:DBN",
         title="Deep belief network",

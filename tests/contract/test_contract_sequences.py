@@ -11,7 +11,7 @@ import reverie as rv
 from reverie import catalog
 from reverie.errors import DataError, Interrupted, InvalidOption, SchemaMismatch, Unsupported, UnsupportedData
 from reverie.model import discover
-from reverie.models import hmm, temporal_rbm
+from reverie.models import hmm, rating_rbm, temporal_rbm
 from reverie.models.hmm import HMM
 from reverie.models.temporal_rbm import TemporalRBM
 
@@ -313,3 +313,77 @@ def test_wrong_input_says_what_to_do(models, work, error, text):
 def test_wrong_input_to_the_temporal_machine_says_what_to_do(models, work, error, text):
     with pytest.raises(error, match=text):
         work(models["temporal_rbm, arrays"])
+
+
+# ---------------------------------------------------------------------- ratings: steps of an item and its rating
+
+
+def ratings(users: int = 60, seed: int = 0) -> pd.DataFrame:
+    """Two tastes, as a long frame in the order of a log, with extension types."""
+    rng = np.random.default_rng(seed)
+    parts = []
+    for user in range(users):
+        items = np.flatnonzero(rng.random(9) < 0.5)
+        stars = np.where(items % 2 == user % 2, 4, 1) + rng.integers(0, 2, len(items))
+        parts.append(pd.DataFrame({"machine": f"u{user}", "item": [f"i{i}" for i in items], "stars": stars}))
+    frame = pd.concat(parts).sample(frac=1, random_state=seed, ignore_index=True)
+    return frame.astype({"stars": "Int64", "item": pd.CategoricalDtype([f"i{i}" for i in range(10)])})
+
+
+@pytest.fixture(scope="module")
+def rated() -> rv.Model:
+    recipe = rv.RatingRBM(hidden=4, choice=3, lr=0.03, choice_lr=0.03)
+    return recipe.fit(rv.sequences(ratings(), by="machine"), epochs=20, seed=0, progress=False)
+
+
+def test_every_family_of_sequences_is_tested_here():
+    own = {name for name, row in catalog.families().items() if set(row.kinds) <= {"sequence", "text"}}
+    assert own == {"hmm", "temporal_rbm", "rating_rbm"}
+
+
+def test_ratings_declare_what_they_can(rated):
+    row = catalog.family("rating_rbm")
+    assert discover(type(rated.network)) == rated.can == frozenset(row.can)
+    for function in row.functions:
+        assert callable(getattr(rating_rbm, function.split(".")[1]))
+
+
+def test_ratings_come_in_the_form_of_the_data(rated):
+    drawn, given = rated.sample(9, seed=5), ratings()
+    assert list(drawn.columns) == list(given.columns)
+    assert drawn.dtypes.iloc[1:].equals(given.dtypes.iloc[1:])
+    assert drawn.stars.isin([1, 2, 4, 5]).all()
+    assert not drawn.duplicated(["machine", "item"]).any()
+
+
+def test_ratings_seeds_heads_and_chunks(rated):
+    whole = rated.sample(9, seed=5)
+    assert equal(whole, rated.sample(9, seed=5))
+    assert not equal(whole, rated.sample(9, seed=6))
+    assert equal(rated.sample(4, seed=5), whole.iloc[: sum(lengths(whole)[:4])])
+    given = ratings()
+    scores, filled = rated.log_prob(given), rated.impute(given.assign(stars=given.stars.where(given.index % 3 > 0)))
+    rated.chunk = 2
+    try:
+        assert equal(whole, rated.sample(9, seed=5))
+        np.testing.assert_allclose(rated.log_prob(given), scores, rtol=1e-10)
+        assert equal(filled, rated.impute(given.assign(stars=given.stars.where(given.index % 3 > 0))))
+    finally:
+        rated.chunk = 1024
+
+
+def test_ratings_are_saved_and_loaded(rated, tmp_path):
+    again, given = rv.load(rated.save(tmp_path / "model")), ratings()
+    for verb in ("log_prob", "energy"):
+        assert np.array_equal(getattr(rated, verb)(given), getattr(again, verb)(given))
+    assert equal(rated.sample(3, seed=0), again.sample(3, seed=0))
+    assert rating_rbm.recommend(rated, given, 2).equals(rating_rbm.recommend(again, given, 2))
+
+
+def test_impute_keeps_the_ratings_that_were_seen(rated):
+    given = ratings()
+    holes = given.assign(stars=given.stars.where(given.index % 3 > 0))
+    for filled in (rated.impute(holes), *rated.impute(holes, n_draws=2, seed=1)):
+        assert filled.drop(columns="stars").equals(given.drop(columns="stars"))
+        assert filled.stars.notna().all()
+        assert (filled.stars == given.stars)[given.index % 3 > 0].all()

@@ -50,7 +50,7 @@ def test_families_by_name():
 
 
 def test_who_can_and_who_takes():
-    assert catalog.who_can("energy") == "rbm, boltzmann_machine, hopfield"
+    assert catalog.who_can("energy") == "rbm, rating_rbm, boltzmann_machine, hopfield"
     assert catalog.who_can("fly") == "none in this version"
     assert catalog.who_takes({"category"}) == "table_mixture, categorical_mixture, autoencoder, vae, gan"
     assert catalog.who_takes({"image"}, verb="impute", holes=True) == "gmm, bernoulli_mixture, rbm, vae"

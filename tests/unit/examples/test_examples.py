@@ -78,6 +78,13 @@ def test_digits_are_remembered(tmp_path):
     assert (tmp_path / "p.png").stat().st_size > 1000
 
 
+def test_users_with_tastes(tmp_path):
+    found = main_of("ratings_rbm")(quick=True, picture=tmp_path / "p.png")
+    assert found["error, machine"] < 0.85 * found["error, film's mean"]
+    assert found["hits, machine"] > 1.5 * found["hits, popular"]
+    assert (tmp_path / "p.png").stat().st_size > 1000
+
+
 def test_incomes(real_data: Path, tmp_path):
     found = main_of("adult_naive_bayes")(real_data, quick=True, picture=tmp_path / "p.png")
     assert found["accuracy, without repeats"] > 0.82
