@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeAlias
 
 import torch
@@ -31,9 +31,27 @@ class Bipartite(Machine):
 
     `even_base` and `odd_base` are the fields of independent units from which chains and annealing start; with `flip`
     annealing runs over states of the odd group and sums the even one out.
+
+    With `labels` classes one of the groups holds a class; the machine with the class clamped to k is `of_class(k)`, whose
+    energies lack `label_bias[k]`, and Z is the sum of those machines'.
     """
 
     flip = False
+    _classes: Tensor
+
+    def __init__(self, labels: int = 0) -> None:
+        super().__init__()
+        self.labels = labels
+        self.register_buffer("_classes", torch.zeros(labels, dtype=torch.float64))
+
+    @property
+    @abstractmethod
+    def label_bias(self) -> Tensor:
+        """The label unit's own field, (K,)."""
+
+    @abstractmethod
+    def of_class(self, k: int) -> Bipartite:
+        """The machine of the other units while the label is clamped to class k."""
 
     @property
     @abstractmethod
@@ -138,6 +156,42 @@ class Bipartite(Machine):
     @property
     def listable(self) -> bool:
         return min(_bits(self.even), _bits(self.odd)) <= EXACT_BITS + 1e-9
+
+    @torch.no_grad()
+    def exact_log_partition(self) -> float:
+        """log Z by listing the states of one group; with labels the sum over classes, whose own values are kept."""
+        if not self.labels:
+            return self._listed()
+        parts = [self.of_class(k)._listed() for k in range(self.labels)]
+        return self._sum_of_classes(parts)
+
+    @torch.no_grad()
+    def annealed_log_partition(
+        self, *, chains: int = 200, temperatures: int = 4000, seed: int = 0, burn_in: int = 500
+    ) -> dict[str, float]:
+        """log Z by AIS and by its reverse; with labels every class gets its share of the chains, and Z is the sum."""
+        if not self.labels:
+            return self._annealed(chains, temperatures, seed, burn_in)
+        each = max(2, math.ceil(chains / self.labels))
+        parts = [self.of_class(k)._annealed(each, temperatures, seed + k, burn_in) for k in range(self.labels)]
+        found = {"effective_chains": sum(part["effective_chains"] for part in parts)}
+        for way in ("_reverse", ""):  # forwards last: its classes are the ones kept
+            found[f"log_z{way}"] = self._sum_of_classes([part[f"log_z{way}"] for part in parts])
+            errors = torch.tensor([part[f"standard_error{way}"] for part in parts], dtype=torch.float64)
+            found[f"standard_error{way}"] = float((torch.softmax(self._classes, 0).cpu() * errors).norm())
+        return found
+
+    def _sum_of_classes(self, parts: Sequence[float]) -> float:
+        """log Z from that of every class without its `label_bias`; keeps the classes' own."""
+        self._classes.copy_(
+            torch.tensor(parts, dtype=torch.float64).to(self.label_bias.device) + self.label_bias.double()
+        )
+        return float(torch.logsumexp(self._classes, 0))
+
+    def class_log_partitions(self) -> Tensor:
+        """log Z of every class, (K,), of these parameters."""
+        self.log_partition()
+        return self._classes
 
     def _listed(self) -> float:
         """log Z by summing one group out and listing the states of the other in blocks, in float64."""

@@ -293,7 +293,9 @@ class Boltzmann(Machine):
     def listable(self) -> bool:
         return len(self.listed) <= EXACT_BITS
 
-    def _listed(self) -> float:
+    @torch.no_grad()
+    def exact_log_partition(self) -> float:
+        """log Z by listing all units but a group without edges inside, which is summed out."""
         if not self.listable:
             raise Unsupported(
                 f"exact log Z lists at most {EXACT_BITS} units beside a group without edges inside; here are {len(self.listed)}"
@@ -302,7 +304,10 @@ class Boltzmann(Machine):
         listing = Listing(matrix(self.units, self.edges, weights), self.listed.to(bias.device))
         return float(listing.log_sum(bias[None])[0] + constant)
 
-    def _annealed(self, chains: int, temperatures: int, seed: int, burn_in: int) -> dict[str, float]:
+    @torch.no_grad()
+    def annealed_log_partition(
+        self, *, chains: int = 200, temperatures: int = 4000, seed: int = 0, burn_in: int = 500
+    ) -> dict[str, float]:
         """log Z by AIS over all units along exp(-(1 - beta) E_0 - beta E / T), E_0 that of independent units at the running
         means, and backwards from chains of `burn_in` sweeps."""
         sampler, device = self.sampler(), self.bias.device

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import math
 from abc import ABC, abstractmethod
 from typing import Any, Self
 
@@ -21,23 +20,15 @@ EXACT_BITS = 20
 
 
 class Machine(nn.Module, ABC):
-    """A machine whose log Z is listed, or estimated by annealed importance sampling forwards and backwards.
+    """A machine whose log Z is listed, or estimated by annealed importance sampling forwards and backwards."""
 
-    With `labels` classes its states hold a class; the machine with the class clamped to k is `of_class(k)`, whose energies
-    lack `label_bias[k]`, and Z is the sum of those machines'.
-    """
-
-    labels = 0
     _partition: Tensor
-    _classes: Tensor
     _stamp: Tensor
 
-    def __init__(self, labels: int = 0) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.labels = labels
         # method (0 none, 1 exact, 2 AIS), log Z, standard error, log Z backwards, its standard error
         self.register_buffer("_partition", torch.zeros(5, dtype=torch.float64))
-        self.register_buffer("_classes", torch.zeros(labels, dtype=torch.float64))
         self.register_buffer("_stamp", torch.zeros(32, dtype=torch.uint8))
 
     @property
@@ -46,56 +37,15 @@ class Machine(nn.Module, ABC):
         """log Z can be had exactly."""
 
     @abstractmethod
-    def _listed(self) -> float:
+    def exact_log_partition(self) -> float:
         """log Z by listing states, in float64. Raises `Unsupported` where there are too many."""
 
     @abstractmethod
-    def _annealed(self, chains: int, temperatures: int, seed: int, burn_in: int) -> dict[str, float]:
-        """log Z by annealing from independent units ("log_z", "standard_error", "effective_chains") and back from long
-        chains ("log_z_reverse", "standard_error_reverse")."""
-
-    @property
-    def label_bias(self) -> Tensor:
-        """The label unit's own field, (K,)."""
-        raise NotImplementedError("a machine without labels")
-
-    def of_class(self, k: int) -> Machine:
-        """The machine of the other units while the label is clamped to class k."""
-        raise NotImplementedError("a machine without labels")
-
-    @torch.no_grad()
-    def exact_log_partition(self) -> float:
-        """log Z by listing states, in float64; with labels the sum over classes, whose own values are kept."""
-        if not self.labels:
-            return self._listed()
-        parts = [self.of_class(k)._listed() for k in range(self.labels)]
-        values = torch.tensor(parts, dtype=torch.float64).to(self.label_bias.device)
-        self._classes.copy_(values + self.label_bias.double())
-        return float(torch.logsumexp(self._classes, 0))
-
-    @torch.no_grad()
     def annealed_log_partition(
         self, *, chains: int = 200, temperatures: int = 4000, seed: int = 0, burn_in: int = 500
     ) -> dict[str, float]:
-        """log Z by AIS and by its reverse; with labels every class gets its share of the chains, and Z is the sum."""
-        if not self.labels:
-            return self._annealed(chains, temperatures, seed, burn_in)
-        each = max(2, math.ceil(chains / self.labels))
-        parts = [self.of_class(k)._annealed(each, temperatures, seed + k, burn_in) for k in range(self.labels)]
-        found: dict[str, float] = {"effective_chains": sum(part["effective_chains"] for part in parts)}
-        for way in ("_reverse", ""):
-            values = torch.tensor([part[f"log_z{way}"] for part in parts], dtype=torch.float64)
-            values = values.to(self.label_bias.device) + self.label_bias.double()
-            errors = torch.tensor([part[f"standard_error{way}"] for part in parts], dtype=torch.float64)
-            found[f"log_z{way}"] = float(torch.logsumexp(values, 0))
-            found[f"standard_error{way}"] = float((torch.softmax(values, 0).cpu() * errors).norm())
-        self._classes.copy_(values)
-        return found
-
-    def class_log_partitions(self) -> Tensor:
-        """log Z of every class, (K,), of these parameters."""
-        self.log_partition()
-        return self._classes
+        """log Z by annealing from independent units ("log_z", "standard_error", "effective_chains") and back from long
+        chains ("log_z_reverse", "standard_error_reverse")."""
 
     @abstractmethod
     def walk(self, noise: Noise, sweeps: int) -> Any:
@@ -112,10 +62,14 @@ class Machine(nn.Module, ABC):
             return self
         return copy.deepcopy(self).double()
 
+    def machine_parameters(self) -> list[nn.Parameter]:
+        """The parameters of the energy."""
+        return list(self.parameters())
+
     def stamp(self) -> Tensor:
-        """SHA-256 of the parameters, which ties a cached log Z to them."""
+        """SHA-256 of the energy's parameters, which ties a cached log Z to them."""
         digest = hashlib.sha256()
-        for parameter in self.parameters():
+        for parameter in self.machine_parameters():
             digest.update(parameter.detach().cpu().contiguous().numpy().tobytes())
         return torch.frombuffer(bytearray(digest.digest()), dtype=torch.uint8)
 
