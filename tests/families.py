@@ -109,6 +109,7 @@ def small_recipes() -> dict[str, Estimator]:
         "table_mixture": TableMixture(components=3, tol=0, stepwise=True),
         "naive_bayes": NaiveBayes(tol=0),
         "rbm": RBM(hidden=8, chains=20, schedule="linear", momentum=0.5),
+        "tempered rbm": RBM(hidden=8, chains=21, replicas=3, sweeps=2),
         "temporal_rbm": TemporalRBM(hidden=6, order=2, frames=60, sweeps=2),
         "dbn": DBN(hidden=(6, 4), chains=20, updown=0.5, head=True, finetune=0.5),
         "dbm": DBM(hidden=(6, 4), chains=20, pretrain=0.5),
@@ -146,7 +147,7 @@ def rows_for(family: str, n: int = 501) -> Any:
     sequences for the temporal machine, plain numbers for the others."""
     if family == "temporal_rbm":
         return walks(n)
-    if family in ("rbm", "dbm", "boltzmann_machine"):
+    if family in ("rbm", "tempered rbm", "dbm", "boltzmann_machine"):
         return bit_rows(n)
     if family == "dbn":
         rows = bit_rows(n)
@@ -163,6 +164,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "table_mixture": {"epochs": 3, "batch_size": 100},
     "naive_bayes": {"epochs": 3, "batch_size": 100},
     "rbm": {"epochs": 3, "batch_size": 100, "ema": 0.9},
+    "tempered rbm": {"epochs": 3, "batch_size": 100, "ema": 0.9},
     "temporal_rbm": {"epochs": 3, "batch_size": 100, "ema": 0.9},
     "dbn": {"epochs": 4, "batch_size": 100, "ema": 0.9},
     "dbm": {"epochs": 3, "batch_size": 100, "ema": 0.9},

@@ -7,6 +7,7 @@ import math
 
 import numpy as np
 import torch
+from scipy import stats
 from torch import Tensor
 
 from reverie.inference.graphs import between, complete, lattice, matrix
@@ -33,6 +34,27 @@ def machine(
 def states(n: int, *, spins: bool = False) -> Tensor:
     """All states, the last unit changing fastest, (2^n, n)."""
     return torch.tensor(list(itertools.product([-1.0, 1.0] if spins else [0.0, 1.0], repeat=n)), dtype=torch.float64)
+
+
+def numbers(z: Tensor) -> Tensor:
+    """Which of `states` rows of bits are, (n,)."""
+    return (z.long() << torch.arange(z.shape[1] - 1, -1, -1)).sum(1)
+
+
+def p_value(codes: Tensor, chance: Tensor) -> float:
+    """Chi-square of states by their numbers (n,) against the probabilities of all states, rare states (fewer than 5
+    expected) pooled."""
+    counts = torch.bincount(codes, minlength=len(chance)).double().numpy()
+    expected = (chance * len(codes)).numpy()
+    rare = expected < 5
+    if counts[expected == 0].any():
+        return 0.0
+    seen, wanted = list(counts[~rare]), list(expected[~rare])
+    if expected[rare].sum() > 5:
+        seen.append(counts[rare].sum())
+        wanted.append(expected[rare].sum())
+    wanted = np.array(wanted) * sum(seen) / sum(wanted)
+    return float(stats.chisquare(seen, wanted).pvalue)
 
 
 def energies(x: Tensor, J: Tensor, b: Tensor, edges: Tensor) -> Tensor:

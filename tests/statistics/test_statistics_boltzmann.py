@@ -8,11 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from scipy import stats
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "reference"))
-from boltzmann_kit import ising, sherrington_kirkpatrick, states
+from boltzmann_kit import ising, numbers, p_value, sherrington_kirkpatrick, states
 
 from reverie.inference import tempering
 from reverie.inference.gibbs import Coloured, Gibbs, OneByOne, Plan, draw_into_buffer, gibbs
@@ -43,23 +42,6 @@ def scores(sampler: Gibbs) -> Tensor:
     return z @ sampler._bias.double() + 0.5 * ((z @ W) * z).sum(1)
 
 
-def p_value(z: Tensor, chance: Tensor) -> float:
-    """Chi-square of rows of bits against probabilities of all states, rare states (fewer than 5 expected) pooled."""
-    n = z.shape[1]
-    codes = (z.long() << torch.arange(n - 1, -1, -1)).sum(1)
-    counts = torch.bincount(codes, minlength=2**n).double().numpy()
-    expected = (chance * len(z)).numpy()
-    rare = expected < 5
-    if counts[expected == 0].any():
-        return 0.0
-    seen, wanted = list(counts[~rare]), list(expected[~rare])
-    if expected[rare].sum() > 5:
-        seen.append(counts[rare].sum())
-        wanted.append(expected[rare].sum())
-    wanted = np.array(wanted) * sum(seen) / sum(wanted)
-    return float(stats.chisquare(seen, wanted).pvalue)
-
-
 def chi_square(
     kernel: str, temperature: float, chains: int, *, clamped: bool, off: float = 1.0, seed: int = 0
 ) -> float:
@@ -77,7 +59,7 @@ def chi_square(
     state, draw = sampler.enter(z), draw_into_buffer(source, n, chains)
     for _ in range(BURN_IN):
         sampler.sweep(state, draw, 1 / (temperature * off), held=held)
-    return p_value(sampler.leave(state), target)
+    return p_value(numbers(sampler.leave(state)), target)
 
 
 CASES = [(k, t, c) for k in KERNELS for t in (0.5, 1.0, 2.0) for c in (False, True)]
@@ -198,11 +180,11 @@ def test_swaps_keep_the_distribution_of_every_temperature():
     assert 0.2 < float(now.swap_rates.min()) < 0.95
     rows = sampler.leave(now.state)
     for level, beta in enumerate(betas):
-        assert p_value(rows[now.at[level]], torch.softmax(scores(sampler) * beta, 0)) > 1e-4
+        assert p_value(numbers(rows[now.at[level]]), torch.softmax(scores(sampler) * beta, 0)) > 1e-4
     first = [torch.softmax(scores(sampler) * beta, 0).view(8, 8).sum(1) for beta in betas]
     for a, b in ((0, 1), (1, 2)):  # three units of each: 64 joint states
         joint = torch.cat([rows[now.at[a]][:, :3], rows[now.at[b]][:, :3]], 1)
-        assert p_value(joint, torch.outer(first[a], first[b]).flatten()) > 1e-4
+        assert p_value(numbers(joint), torch.outer(first[a], first[b]).flatten()) > 1e-4
 
 
 def test_round_trips_are_counted():

@@ -1,4 +1,5 @@
-"""Contrastive divergence with closed-form gradients and persistent chains. Hinton (2002); Tieleman (2008)."""
+"""Contrastive divergence with closed-form gradients and persistent chains, tempered or not. Hinton (2002); Tieleman (2008);
+Desjardins et al. (2010)."""
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from reverie.data.space import Batch
 from reverie.learning.descent import Descent
+from reverie.learning.ladder import Ladder
 from reverie.learning.phases import Learner, Metrics, State
 from reverie.learning.run import Run
 from reverie.probability.restricted import Side
@@ -45,7 +47,8 @@ def shares(batch: Batch, x: Tensor, run: Run) -> Tensor:
 
 class ContrastiveDivergence(Learner):
     """gradient = <statistics>_data - <statistics>_model, the model's estimated by `sweeps` of Gibbs sampling: from the
-    batch (CD-k, `chains` = 0) or from `chains` persistent ones (PCD-k). `discriminative` is the share of the gradient that
+    batch (CD-k, `chains` = 0) or from `chains` persistent ones (PCD-k), with `replicas` > 1 tempered copies of each, which
+    exchange states (`Ladder`); the coldest ones count. `discriminative` is the share of the gradient that
     is of log p(y | x) instead (Larochelle & Bengio 2008).
 
     The chains are counted over all processes, each of which runs rows rank::world of them; their number does not
@@ -71,6 +74,7 @@ class ContrastiveDivergence(Learner):
         *,
         sweeps: int,
         chains: int,
+        replicas: int = 1,
         discriminative: float = 0.0,
         machine: Any = None,
     ) -> None:
@@ -79,7 +83,9 @@ class ContrastiveDivergence(Learner):
         self.trained = descent.parameters
         self._sweeps, self.count, self._discriminative = sweeps, chains, discriminative
         self.objective = "loss" if discriminative else None
+        self._ladder = Ladder(replicas, run.device)
         self._chains: Tensor | None = None
+        """Odd units of persistent chains, (chains x replicas, odd width)."""
         self.fantasy: Tensor | None = None
 
     def begin(self, batches: Callable[[], Iterable[Batch]]) -> None:
@@ -130,28 +136,37 @@ class ContrastiveDivergence(Learner):
             v = machine.clamp(x, y, lambda: run.noise(rows, x.dtype))
         else:
             v = machine.fill(x, y, observed, run.noise(rows, x.dtype), _FILL)
-        if self.count == 0:
-            count, noise = rows, run.noise(rows, x.dtype)
-            h = machine.up(v, noise)
-        else:
-            count, noise = self.count, run.noise(self.count, x.dtype)
-            h = machine.chains(noise) if self._chains is None else self._chains
-        if self._sweeps > 1:
-            _, _, h = machine.advance(h, self._sweeps - 1, noise)
-        fantasy = self.fantasy = machine.even.sample(machine.even_field(h), noise)
-        field = machine.odd_field(torch.cat([v, fantasy]))
+        count, ladder = self.count or rows, self._ladder
+        chain_noise = run.noise(count, x.dtype)
+        noise = ladder.noise(chain_noise)
+        h = self._chains
+        if h is None:
+            h = machine.chains(noise) if self.count else machine.up(v, noise)
+        for _ in range(self._sweeps - 1):
+            h = ladder.odd(machine, machine.odd_field(ladder.even(machine, h, noise)), noise)
+        even = ladder.even(machine, h, noise)
+        field = machine.odd_field(torch.cat([v, even]))
         if self.count:
-            self._chains = machine.odd.sample(field[n:], noise)
+            h = ladder.odd(machine, field[n:], noise)
+            if ladder.copies > 1:
+                order = ladder.exchange(machine, even, h, field[n:], chain_noise, run.sum)
+                even, h = even[order], h[order]
+                field = torch.cat([field[:n], ladder.cold(field[n:][order])])
+            self._chains = h
+        fantasy = self.fantasy = ladder.cold(even)
         means = machine.odd.mean(field)
         positive = Side(v, machine.hold_odd(means[:n], y), share)
         negative = Side(fantasy, means[n:], share.new_full((len(fantasy),), 1 / count))
         gradients = machine.gradient(positive, negative, run.sum_all)
         error, energy = machine.signs(v[::_WATCHED], field[:n:_WATCHED])
         _, fantasy_energy = machine.signs(fantasy[::_WATCHED], field[n::_WATCHED])
-        return gradients, {
+        metrics = {
             "reconstruction": self._mean(error),
             "free_energy_gap": self._mean(energy) - self._mean(fantasy_energy),
         }
+        if ladder.copies > 1:
+            metrics["lowest_swap_rate"] = error.new_tensor(ladder.lowest_rate / run.world)
+        return gradients, metrics
 
     def _mean(self, values: Tensor) -> Tensor:
         """This process's part of the mean over all processes' values, of which it may have none."""
@@ -176,10 +191,18 @@ class ContrastiveDivergence(Learner):
         return found
 
     def state(self) -> State:
-        chains = None if self._chains is None else self._run.gather_rows(self._chains, self.count)
-        return {"descent": self._descent.state(), "chains": chains}
+        chains = self._chains
+        if chains is not None:  # a chain's copies stay together on its process
+            chains = self._run.gather_rows(chains.view(-1, self._ladder.copies, chains.shape[1]), self.count).flatten(
+                0, 1
+            )
+        return {"descent": self._descent.state(), "chains": chains, "ladder": self._ladder.state()}
 
     def load_state(self, state: State) -> None:
         self._descent.load_state(state["descent"])
+        self._ladder.load_state(state["ladder"])
         chains = state["chains"]
-        self._chains = None if chains is None else self._run.own_rows(chains.to(self._run.device))
+        if chains is not None:
+            copies = chains.to(self._run.device).view(self.count, -1, chains.shape[1])
+            chains = self._run.own_rows(copies).flatten(0, 1)
+        self._chains = chains

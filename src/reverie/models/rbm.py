@@ -52,6 +52,9 @@ class RBM(Estimator):
     """Gibbs sweeps per update (the k of CD-k and PCD-k)."""
     chains: int = Field(default=200, ge=0)
     """Persistent chains; 0 starts the sweeps from the batch (CD-k)."""
+    replicas: int = Field(default=1, ge=1)
+    """Copies of every persistent chain at as many temperatures, from independent units to the machine itself: more than 1
+    is parallel tempering, which mixes where Gibbs sampling sticks, at as many times the chains' cost."""
     lr: float = Field(default=0.2, gt=0)
     """Learning rate at its highest. Centred gradients with persistent chains bear far more than plain CD does."""
     momentum: float = Field(default=0.0, ge=0, lt=1)
@@ -75,6 +78,12 @@ class RBM(Estimator):
     """Rate at which the centring offsets follow the data; 0 turns centring off."""
     pixels: Literal["binary", "threshold"] = "binary"
     """Grey levels become bits by a draw anew for every batch, or by a threshold at one half."""
+
+    def __post_init__(self) -> None:
+        if self.replicas > 1 and not self.chains:
+            raise InvalidOption(
+                "replicas: tempered copies are of persistent chains; give chains, or leave replicas at 1"
+            )
 
     def wants(self, schema: Schema) -> Wants:
         if self.visible == "mixed":
@@ -129,7 +138,13 @@ class RBM(Estimator):
                 decay=self.schedule,
             )
             return ContrastiveDivergence(
-                network, descent, run, sweeps=self.sweeps, chains=self.chains, discriminative=self.discriminative
+                network,
+                descent,
+                run,
+                sweeps=self.sweeps,
+                chains=self.chains,
+                replicas=self.replicas,
+                discriminative=self.discriminative,
             )
 
         return [Phase("train", learner)]

@@ -18,6 +18,7 @@ STOPS = {
     "table_mixture": (7,),
     "naive_bayes": (7,),
     "rbm": (3, 5, 7),
+    "tempered rbm": (3, 5, 7),
     "temporal_rbm": (3, 5, 7),
     "dbn": (4, 9, 14, 18),
     "dbm": (3, 8, 13),

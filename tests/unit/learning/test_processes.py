@@ -22,6 +22,7 @@ TOLERANCE = {
     "dbm": 2e-4,
     "autoencoder": 2e-4,
     "rbm": 1e-6,
+    "tempered rbm": 1e-6,
     "temporal_rbm": 1e-6,
     "boltzmann_machine": 1e-6,
     "vae": 1e-6,

@@ -17,6 +17,7 @@ FAMILIES = [
     "table_mixture",
     "naive_bayes",
     "rbm",
+    "tempered rbm",
     "temporal_rbm",
     "boltzmann_machine",
     "dbn",

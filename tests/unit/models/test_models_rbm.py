@@ -1,0 +1,37 @@
+"""The restricted machine's tempered chains, in training."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+
+import reverie as rv
+from reverie.errors import InvalidOption
+
+
+def bars_and_stripes(side: int) -> np.ndarray:
+    """All pictures whose rows, or whose columns, are each of one colour."""
+    pictures = set()
+    for bits in itertools.product([False, True], repeat=side):
+        rows = np.tile(bits, (side, 1))
+        pictures |= {tuple(rows.flatten()), tuple(rows.T.flatten())}
+    return np.array(sorted(pictures))
+
+
+def test_tempered_chains_learn_what_plain_ones_lose():
+    """4 x 4 bars and stripes, 30 far apart: of two seeds the exact KL was 0.036 and 0.043 nats with ten copies, 4.0 and 3.0
+    without."""
+    data = bars_and_stripes(4)
+    recipe = rv.RBM(hidden=16, chains=100, replicas=10, lr=0.3)
+    model = recipe.fit(np.tile(data, (20, 1)), epochs=1000, batch_size=100, ema=0.99, seed=0, progress=False)
+    assert model.log_prob_info is None or model.log_prob_info["method"] == "exact"
+    assert -math.log(len(data)) - model.log_prob(data).mean() < 0.1
+    assert model.history[-1]["lowest_swap_rate"] > 0.4
+
+
+def test_copies_are_of_persistent_chains():
+    with pytest.raises(InvalidOption, match="give chains"):
+        rv.RBM(chains=0, replicas=2)
