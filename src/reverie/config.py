@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
+import numbers
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -172,3 +174,25 @@ def _readable(title: str, error: pydantic.ValidationError) -> str:
 def _short(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+# ---------------------------------------------------------------------- options of calls
+
+
+def check_positive(value: Any, name: str) -> None:
+    """Raise `InvalidOption` unless it is a finite number above 0."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 < float(value) < math.inf:
+        raise InvalidOption(f"{name}: expected a number above 0, got {value!r}")
+
+
+def check_count(n: Any, name: str, *, least: int = 1) -> None:
+    """Raise `InvalidOption` unless it is a whole number of at least `least`."""
+    if isinstance(n, bool) or not isinstance(n, numbers.Integral) or n < least:
+        raise InvalidOption(f"{name}: expected a whole number of at least {least}, got {n!r}")
+
+
+def check_seed(seed: Any) -> int:
+    """A seed as a whole number, or `InvalidOption`."""
+    if isinstance(seed, bool) or not isinstance(seed, numbers.Integral):
+        raise InvalidOption(f"seed: expected a whole number, got {seed!r}")
+    return int(seed)

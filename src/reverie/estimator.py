@@ -14,6 +14,7 @@ from torch import nn
 
 from reverie import config, serial
 from reverie._version import __version__
+from reverie.config import check_seed
 from reverie.data.batches import Batches
 from reverie.data.codec import fit_codec, with_condition
 from reverie.data.dataset import Dataset, as_dataset
@@ -25,7 +26,7 @@ from reverie.learning.phases import Phase
 from reverie.learning.run import Run, group_is_open, in_worker, pick_device, start_processes, stop_processes
 from reverie.learning.trainer import Trainer
 from reverie.learning.training import Training
-from reverie.model import Model, check_seed, restore
+from reverie.model import Model, restore
 from reverie.recording import Job, Recorder, check_resume
 from reverie.rng import generator, stream
 

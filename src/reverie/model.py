@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from reverie import catalog, config, serial
+from reverie.config import check_count, check_seed
 from reverie.data.codec import codec_from_json
 from reverie.data.maps import Codec, Prepared
 from reverie.data.schema import Schema
@@ -594,22 +595,3 @@ def _moved(tensor: Tensor | None, device: torch.device) -> Tensor | None:
 def _keyword_options(method: Any) -> dict[str, Any]:
     parameters = inspect.signature(method).parameters.values()
     return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
-
-
-def check_positive(value: Any, name: str) -> None:
-    """Raise `InvalidOption` unless it is a finite number above 0."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-        raise InvalidOption(f"{name}: expected a number above 0, got {value!r}")
-
-
-def check_count(n: Any, name: str, *, least: int = 1) -> None:
-    """Raise `InvalidOption` unless it is a whole number of at least `least`."""
-    if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < least:
-        raise InvalidOption(f"{name}: expected a whole number of at least {least}, got {n!r}")
-
-
-def check_seed(seed: Any) -> int:
-    """A seed as a whole number, or `InvalidOption`."""
-    if isinstance(seed, bool) or not isinstance(seed, int | np.integer):
-        raise InvalidOption(f"seed: expected a whole number, got {seed!r}")
-    return int(seed)

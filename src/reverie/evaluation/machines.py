@@ -7,9 +7,10 @@ from typing import Any, Literal
 import torch
 
 from reverie import catalog
+from reverie.config import check_count, check_seed
 from reverie.errors import InvalidOption, Unsupported
 from reverie.metrics import effective_draws, r_hat
-from reverie.model import Model, check_count, check_seed
+from reverie.model import Model
 from reverie.probability.belief import BeliefNetwork
 from reverie.probability.partition import Machine
 from reverie.rng import RowNoise, generator, stream

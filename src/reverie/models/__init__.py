@@ -1,4 +1,5 @@
 """The families, one a file: the recipe, the network with its maths, and the family's own functions of a Model.
 
-A family imports no other family (but for a declared stack) and never the store, the evaluation or the faces.
+A family imports no other family (`stacked.py` is what the stacks of machines share) and never the store, the evaluation or
+the faces.
 """

@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from pydantic import Field
 from torch import Tensor, nn
 
-from reverie.config import recipe
+from reverie.config import check_count, check_positive, check_seed, recipe
 from reverie.data.codec import fit_codec
 from reverie.data.dataset import as_dataset
 from reverie.data.schema import Schema
@@ -32,7 +32,7 @@ from reverie.learning.boltzmann import ClampedMinusFree
 from reverie.learning.descent import Descent, ScheduleName
 from reverie.learning.phases import Phase
 from reverie.learning.run import Run
-from reverie.model import Model, check_count, check_positive, check_seed
+from reverie.model import Model
 from reverie.probability.boltzmann import POSTERIOR_BITS, Boltzmann, Posterior
 from reverie.probability.partition import EXACT_BITS
 from reverie.rng import Noise, RowNoise, generator, stream

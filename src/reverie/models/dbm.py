@@ -11,43 +11,33 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from reverie.config import recipe, replace
-from reverie.data.schema import Schema
-from reverie.data.space import Batch, Space, Wants
-from reverie.errors import InvalidOption
-from reverie.estimator import Estimator, inherit_but
+from reverie.config import check_count, check_positive, recipe
+from reverie.data.space import Batch, Space
 from reverie.learning.contrastive import ContrastiveDivergence
-from reverie.learning.descent import Descent, ScheduleName
-from reverie.learning.gradient import Gradient
 from reverie.learning.phases import Phase
 from reverie.learning.run import Run
-from reverie.model import check_count, check_positive
-from reverie.nn.unrolled import Unrolled, supervised_loss
-from reverie.probability.bipartite import Bipartite, Clamped
+from reverie.models.stacked import Stacked, StackedRecipe
+from reverie.nn.unrolled import Unrolled
+from reverie.probability.bipartite import Clamped
 from reverie.probability.deep import DeepMachine
 from reverie.probability.units import Bernoulli, Units, units
 from reverie.rng import Noise
 
 
 @recipe
-class DBM(Estimator):
-    """Deep Boltzmann machine, for yes/no columns and binarised images."""
+class DBM(StackedRecipe):
+    """Deep Boltzmann machine, for yes/no columns and binarised images; with y also a classifier."""
 
     family: ClassVar[str] = "dbm"
-    defaults: ClassVar[dict[str, Any]] = {"epochs": 100, "batch_size": 100, "ema": 0.999}
 
-    hidden: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(128, 128), min_length=1)
-    """Hidden units of each layer, bottom up."""
     units: Literal["bernoulli", "spin"] = "bernoulli"
     """What the hidden units are: bits or spins."""
-    sweeps: int = Field(default=1, ge=1)
-    """Gibbs sweeps of the chains per update."""
     chains: int = Field(default=100, ge=1)
     """Persistent chains."""
     passes: int = Field(default=25, ge=1)
@@ -56,66 +46,20 @@ class DBM(Estimator):
     """Mean-field updates end when no mean moves by more than this."""
     damping: float = Field(default=0.0, ge=0, lt=1)
     """Share of the old means that a mean-field update keeps."""
-    lr: float = Field(default=0.1, gt=0)
-    """Learning rate at its highest."""
     pretrain: float = Field(default=0.0, ge=0)
     """Passes of pre-training over each pair of layers for every pass of joint training; 0 for none, which centring makes
     possible."""
     pretrain_lr: float = Field(default=0.1, gt=0)
     """Learning rate of pre-training at its highest."""
-    momentum: float = Field(default=0.0, ge=0, lt=1)
-    """Momentum of the updates."""
     weight_decay: float = Field(default=0.0, ge=0)
     """L2 penalty on the weights."""
-    schedule: ScheduleName = "linear"
-    """How every phase's learning rate falls over its budget."""
-    centring: float = Field(default=0.01, ge=0, le=1)
-    """Rate at which the centring offsets follow the data; 0 turns centring off."""
-    head: bool = False
-    """With y: unroll the machine into a net that ends in a softmax layer (a linear one where y is numbers), instead of
-    giving it label units."""
     finetune: float = Field(default=0.5, gt=0)
     """With `head`: passes of backpropagation for every pass of joint training."""
-    finetune_lr: float = Field(default=1e-3, gt=0)
-    """Learning rate of backpropagation (Adam) at its highest."""
-    dropout: float = Field(default=0.5, ge=0, lt=1)
-    """Share of hidden units dropped in backpropagation."""
-    input_dropout: float = Field(default=0.2, ge=0, lt=1)
-    """Share of inputs dropped in backpropagation."""
-    products: Literal["float32", "bfloat16"] = "float32"
-    """Number format of training's matrix products (sums are float32 in either): bfloat16 is twice as fast on processors
-    with instructions for it, and many times slower on others."""
-    pixels: Literal["binary", "threshold"] = "binary"
-    """Grey levels become bits by a draw anew for every batch, or by a threshold at one half."""
-
-    def wants(self, schema: Schema) -> Wants:
-        return Wants(
-            family=self.family,
-            kinds=frozenset({"boolean", "integer", "image"}),
-            discrete="binary",
-            images=self.pixels,
-            missing="refuse",
-            conditions=frozenset({"labels", "vector"} if self.head else {"labels"}),
-            mixed=False,
-            flat=True,
-            partial=True,
-        )
-
-    def tuned(self, *, labelled: bool) -> Self:
-        """A model without labels goes on with a head when they come."""
-        return replace(self, head=True) if labelled else self
-
-    def inherit(self, network: nn.Module, trained: nn.Module) -> bool:
-        """A classifier may be new; the machine that it is unrolled from is the trained one's."""
-        return inherit_but(network, trained, "classifier.")
 
     def build(self, space: Space) -> DBMNetwork:
-        if self.head and space.condition is None:
-            raise InvalidOption("head: there is no y to predict; give y, or leave head out")
         layers = [Bernoulli(space.width), *(units(self.units, width) for width in self.hidden)]
         return DBMNetwork(
             layers,
-            labels=0 if self.head else space.condition_width,
             centring=self.centring,
             l2=self.weight_decay,
             passes=self.passes,
@@ -123,23 +67,19 @@ class DBM(Estimator):
             damping=self.damping,
             short_products=self.products == "bfloat16",
             pretrained=self.pretrain > 0,
-            pictures=space.grid is not None,
-            outputs=space.condition_width if self.head else 0,
-            dropout=(self.input_dropout, self.dropout),
-            numbers=space.condition is not None and space.condition.kind == "vector",
+            **self.ends(space),
         )
 
     def phases(self, network: nn.Module, run: Run, *, fresh: bool) -> list[Phase]:
         assert isinstance(network, DBMNetwork)
-        tuning = Phase("finetune", lambda: self._tuning(network, run), share=self.finetune, middle=True)
         if self.head and not fresh:
-            return [tuning]
+            return [self.tuning(network, run)]
         network.fresh = fresh and not self.pretrain
         found = (
             [self._stage(network, number, run) for number in range(len(self.hidden))] if self.pretrain and fresh else []
         )
-        found.append(Phase("joint", lambda: self._contrasting(network, run, self.lr)))
-        return [*found, tuning] if self.head else found
+        found.append(Phase("joint", lambda: self._joint(network, run)))
+        return [*found, self.tuning(network, run)] if self.head else found
 
     def _stage(self, network: DBMNetwork, number: int, run: Run) -> Phase:
         """Layers `number` and `number` + 1 as one machine, on draws of the lower one."""
@@ -148,28 +88,21 @@ class DBM(Estimator):
             return dataclasses.replace(batch, x=network.lift(batch.x.flatten(1), number, noise), y=None)
 
         def learner() -> ContrastiveDivergence:
-            return self._contrasting(network, run, self.pretrain_lr, network.stage(number))
+            machine = network.stage(number)
+            descent = self.descent(list(machine.parameters()), run, self.pretrain_lr)
+            return self.contrasting(network, run, descent, machine, chains=self.chains)
 
         return Phase(f"layer {number + 1}", learner, share=self.pretrain, transform=lift)
 
-    def _contrasting(
-        self, network: DBMNetwork, run: Run, lr: float, machine: Bipartite | None = None
-    ) -> ContrastiveDivergence:
-        part = network.machine_parameters() if machine is None else list(machine.parameters())
-        descent = Descent(part, run, optimizer="sgd", lr=lr, momentum=self.momentum, decay=self.schedule)
-        return ContrastiveDivergence(network, descent, run, sweeps=self.sweeps, chains=self.chains, machine=machine)
-
-    def _tuning(self, network: DBMNetwork, run: Run) -> Gradient:
-        assert network.classifier is not None
-        descent = Descent(list(network.classifier.parameters()), run, lr=self.finetune_lr, decay=self.schedule)
-        return Gradient(network, descent, run, start=lambda batches: network.unroll())
+    def _joint(self, network: DBMNetwork, run: Run) -> ContrastiveDivergence:
+        """All layers together."""
+        descent = self.descent(network.machine_parameters(), run, self.lr)
+        return self.contrasting(network, run, descent, network, chains=self.chains)
 
 
-class DBMNetwork(DeepMachine):
+class DBMNetwork(DeepMachine, Stacked):
     """The machine and what a Model asks of it; with `outputs` a classifier unrolled from it, whose input is x beside the
     mean-field means of the second hidden layer (Salakhutdinov & Hinton 2009, section 3.3)."""
-
-    marginalises = True
 
     def __init__(
         self,
@@ -192,26 +125,13 @@ class DBMNetwork(DeepMachine):
         return [*self.W, *self.b, *self.even_units.parameters()]
 
     @property
-    def predicts_y(self) -> bool:
-        """y is predicted from x alone; x does not depend on it."""
-        return self.classifier is not None
-
-    @property
     def likelihood(self) -> str:
         """A bound, less a log Z that may be an estimate."""
         return "lower bound" if self.listable else "estimate"
 
-    def limits(self, space: Space) -> dict[str, str]:
-        """Without labels there is nothing to predict, and numbers have no probabilities."""
-        if not self.labels and self.classifier is None:
-            reason = "it was trained without y; reverie.finetune(model, X, y) unrolls it into a classifier"
-            return {"predict": reason, "predict_proba": reason}
-        return {"predict_proba": "y is numbers, not classes"} if self.numbers else {}
-
     # ------------------------------------------------------------------ the classifier
 
     def unroll(self) -> None:
-        """The classifier starts from the machine's weights, its head from nearly nothing."""
         assert self.classifier is not None
         for number in range(self.top):
             weights = self.W[number] * (2.0 if 0 < number < self.top - 1 else 1.0)
@@ -220,26 +140,15 @@ class DBMNetwork(DeepMachine):
             self.classifier.begin_from(number, weights, self.b[number + 1])
 
     @torch.no_grad()
-    def beside(self, x: Tensor) -> Tensor:
+    def inputs(self, x: Tensor) -> Tensor:
         """x and behind it the posterior means of the second hidden layer, the classifier's input."""
         if self.top == 1:
             return x
         return torch.cat([x, self.split(*self.infer(x))[2]], 1)
 
-    def loss(self, batch: Batch, noise: Noise, progress: float) -> dict[str, Tensor]:
-        """The classifier's loss of every row, (n,)."""
-        assert self.classifier is not None
-        if batch.y is None:
-            raise InvalidOption("y: this dbm ends in a layer that predicts y; give y to go on training it")
-        outputs = self.classifier(self.beside(batch.x.flatten(1)), noise if self.training else None)
-        return supervised_loss(outputs, batch.y.to(outputs.dtype), self.numbers)
-
-    def classify(self, x: Tensor, observed: Tensor | None) -> Tensor:
-        """log p(y | x), (n, K), by the classifier, or by the bounds on log p(x, y); numbers by a linear head."""
-        if self.classifier is not None:
-            outputs: Tensor = self.classifier(self.beside(x))
-            return outputs if self.numbers else torch.log_softmax(outputs.double(), 1)
-        return torch.log_softmax(self.precise().class_bounds(x.double()), 1)
+    def scores(self, x: Tensor) -> Tensor:
+        """By the bounds on log p(x, y)."""
+        return self.precise().class_bounds(x.double())
 
     def class_log_prior(self) -> Tensor:
         """log p(y) under the machine itself, (K,) in float64."""

@@ -17,7 +17,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from reverie import catalog
-from reverie.config import recipe
+from reverie.config import check_seed, recipe
 from reverie.data.codec import fit_codec
 from reverie.data.dataset import as_dataset
 from reverie.data.schema import Schema
@@ -30,7 +30,7 @@ from reverie.inference import message_passing as mp
 from reverie.learning.em import em_phases
 from reverie.learning.phases import Phase
 from reverie.learning.run import Run
-from reverie.model import Model, check_seed
+from reverie.model import Model
 from reverie.probability.chain import Chain, StepNoise
 from reverie.probability.columns import column_set
 from reverie.probability.exponential_family import Components

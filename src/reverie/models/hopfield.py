@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor, nn
 
-from reverie.config import recipe, replace
+from reverie.config import check_count, check_seed, recipe, replace
 from reverie.data.schema import Schema
 from reverie.data.space import Space, Wants
 from reverie.data.table import Table
@@ -36,7 +36,7 @@ from reverie.estimator import Estimator
 from reverie.learning.phases import Phase
 from reverie.learning.run import Run
 from reverie.learning.storing import Storing
-from reverie.model import Model, check_seed
+from reverie.model import Model
 from reverie.probability.couplings import Couplings, Update
 from reverie.probability.patterns import Patterns
 from reverie.rng import LatticeNoise, RowNoise, stream
@@ -134,7 +134,7 @@ def recall(
     a cycle of two); `seed` is of the order. Pictures shown to a memory of bits are cut at one half, and come back so.
     """
     network, seed = _network(model), check_seed(seed)
-    _check_sweeps(sweeps)
+    check_count(sweeps, "sweeps")
     if update not in (None, "asynchronous", "synchronous"):
         raise InvalidOption(f"update: expected asynchronous or synchronous, got {update!r}")
     tables = list(model.intake.tables(X, None, model.chunk, filling=True))
@@ -203,7 +203,7 @@ class Capacity:
 def capacity(model: Model, X: Any, *, damaged: float = 0.1, sweeps: int = 100, seed: int = 0) -> Capacity:
     """Measure the memory on patterns it was given, X (n, ...), by recall from each and from a damaged copy of each."""
     network, seed = _network(model), check_seed(seed)
-    _check_sweeps(sweeps)
+    check_count(sweeps, "sweeps")
     if isinstance(damaged, bool) or not isinstance(damaged, int | float) or not 0 <= damaged <= 1:
         raise InvalidOption(f"damaged: expected a share from 0 to 1, got {damaged!r}")
     parts: list[list[Tensor]] = []
@@ -277,8 +277,3 @@ def _network(model: Model) -> Network:
     if not int(model.network.stored):
         raise Unsupported("this hopfield has nothing stored yet; fit it for a pass")
     return model.network
-
-
-def _check_sweeps(sweeps: Any) -> None:
-    if isinstance(sweeps, bool) or not isinstance(sweeps, int) or sweeps < 1:
-        raise InvalidOption(f"sweeps: expected a whole number of at least 1, got {sweeps!r}")

@@ -22,7 +22,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from reverie import catalog
-from reverie.config import recipe
+from reverie.config import check_count, recipe
 from reverie.data.levels import Levels
 from reverie.data.maps import Prepared
 from reverie.data.restoring import restore_column
@@ -37,7 +37,7 @@ from reverie.learning.descent import Descent, ScheduleName
 from reverie.learning.divergence import RaggedDivergence
 from reverie.learning.phases import Phase
 from reverie.learning.run import Run
-from reverie.model import Model, check_count
+from reverie.model import Model
 from reverie.probability.choices import ChoiceMachine
 from reverie.probability.rating_network import RatingNetwork
 from reverie.probability.ratings import RatingMachine, refuse_twice

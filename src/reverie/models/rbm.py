@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor, nn
 
-from reverie.config import recipe
+from reverie.config import check_count, check_positive, check_seed, recipe
 from reverie.data.schema import Schema
 from reverie.data.space import Space, Wants
 from reverie.errors import InvalidOption, Unsupported
@@ -28,7 +28,7 @@ from reverie.learning.contrastive import ContrastiveDivergence
 from reverie.learning.descent import Descent, ScheduleName
 from reverie.learning.phases import Phase
 from reverie.learning.run import Run
-from reverie.model import Model, check_count, check_positive, check_seed
+from reverie.model import Model
 from reverie.probability.restricted import Penalties, Restricted
 from reverie.probability.units import Bernoulli, units, units_of
 from reverie.rng import Noise, RowNoise, stream

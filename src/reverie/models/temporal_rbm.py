@@ -24,7 +24,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from reverie import catalog
-from reverie.config import recipe
+from reverie.config import check_count, check_seed, recipe
 from reverie.data.schema import Schema
 from reverie.data.sequences import SequenceCodec
 from reverie.data.space import Ragged, Space, Wants
@@ -35,7 +35,7 @@ from reverie.learning.conditional import ConditionalDivergence
 from reverie.learning.descent import Descent, ScheduleName
 from reverie.learning.phases import Phase
 from reverie.learning.run import Run
-from reverie.model import Model, check_count, check_seed
+from reverie.model import Model
 from reverie.probability.conditional import LISTED_BITS, Conditional
 from reverie.probability.restricted import Penalties
 from reverie.probability.units import units, units_of

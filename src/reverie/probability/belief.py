@@ -23,8 +23,7 @@ from reverie.rng import Noise
 class BeliefNetwork(nn.Module):
     """`layers[l]`, restricted machines bottom up: the last is the top machine, with label units where there are
     `labels`; of the others W and b generate, W and c recognise. With `untied` recognition has a network of its own,
-    `recognition`, which takes the machines' weights over when `untie` is called. With `outputs` a `classifier`, unrolled
-    from the recognition weights by `unroll`, ends in so many."""
+    `recognition`, which takes the machines' weights over when `untie` is called."""
 
     _untied: Tensor
 
@@ -35,8 +34,6 @@ class BeliefNetwork(nn.Module):
         *,
         labels: int = 0,
         untied: bool = False,
-        outputs: int = 0,
-        dropout: tuple[float, float] = (0.0, 0.0),
         centring: float = 0.0,
         short_products: bool = False,
     ) -> None:
@@ -54,7 +51,6 @@ class BeliefNetwork(nn.Module):
             for number, (units, above) in enumerate(zip(below, hidden, strict=True))
         )
         self.recognition = Unrolled(self.widths[:-1]) if untied else None
-        self.classifier = Unrolled(self.widths, outputs, dropout=dropout) if outputs else None
         self.register_buffer("_untied", torch.zeros((), dtype=torch.bool))
 
     def machine(self, number: int) -> Restricted:
@@ -77,26 +73,26 @@ class BeliefNetwork(nn.Module):
             self.recognition.begin_from(number, machine.W, machine.c)
         self._untied.fill_(True)
 
-    def unroll(self) -> None:
-        """The classifier starts from the recognition weights, its head from nearly nothing."""
-        assert self.classifier is not None
-        for number in range(len(self.layers)):
-            machine = self.machine(number)
-            weights: Tensor = machine.W
-            bias: Tensor = machine.c
-            if bool(self._untied) and self.recognition is not None and number < len(self.recognition.maps):
-                layer = cast(nn.Linear, self.recognition.maps[number])
-                weights, bias = layer.weight.t(), layer.bias
-            self.classifier.begin_from(number, weights, bias)
+    def recognising(self, number: int) -> tuple[Tensor, Tensor]:
+        """Weights (below, above) and biases of the way up into hidden layer `number` (from 0)."""
+        layer, machine = self._own_way(number), self.machine(number)
+        return (machine.W, machine.c) if layer is None else (layer.weight.t(), layer.bias)
+
+    def _own_way(self, number: int) -> nn.Linear | None:
+        """The map up into hidden layer `number` where recognition is untied from the machines."""
+        if self.recognition is None or not bool(self._untied) or number >= len(self.recognition.maps):
+            return None
+        return cast(nn.Linear, self.recognition.maps[number])
 
     # ------------------------------------------------------------------ up and down
 
     def field_above(self, number: int, below: Tensor) -> Tensor:
         """The field of hidden layer number `number` (from 0) given the layer below it, in recognition."""
-        if self.recognition is not None and bool(self._untied) and number < len(self.recognition.maps):
-            field: Tensor = self.recognition.maps[number](below)
-            return field
-        return self.machine(number).odd_field(below)
+        layer = self._own_way(number)
+        if layer is None:
+            return self.machine(number).odd_field(below)
+        field: Tensor = layer(below)
+        return field
 
     def up(self, x: Tensor, noise: Noise | None = None, *, to: int | None = None) -> list[Tensor]:
         """x and the hidden layers up to number `to` (the top machine's lower layer by default): draws, or means of means

@@ -37,6 +37,8 @@ class Bipartite(Machine):
     """
 
     flip = False
+    short_products = False
+    """Training's matrix products are bfloat16 with sums in float32."""
     _classes: Tensor
 
     def __init__(self, labels: int = 0) -> None:
@@ -90,6 +92,12 @@ class Bipartite(Machine):
     @abstractmethod
     def even_field(self, odd: Tensor) -> Tensor:
         """b and what the connections add to it, (n, even width)."""
+
+    def product(self, a: Tensor, b: Tensor) -> Tensor:
+        """a @ b, with `short_products` in training from factors rounded to bfloat16."""
+        if self.short_products and self.training:
+            return torch.mm(a.bfloat16(), b.bfloat16()).to(a.dtype)
+        return torch.mm(a, b)
 
     # ------------------------------------------------------------------ energies and chains
 
@@ -155,7 +163,7 @@ class Bipartite(Machine):
 
     @property
     def listable(self) -> bool:
-        return min(_bits(self.even), _bits(self.odd)) <= EXACT_BITS + 1e-9
+        return min(self.even.bits, self.odd.bits) <= EXACT_BITS + 1e-9
 
     @torch.no_grad()
     def exact_log_partition(self) -> float:
@@ -202,7 +210,7 @@ class Bipartite(Machine):
         machine = self.precise()
         field: Callable[[Tensor], Tensor] = machine.odd_field
         listed, bias, other = machine.even, machine.even_bias, machine.odd
-        if _bits(machine.odd) < _bits(machine.even):
+        if machine.odd.bits < machine.even.bits:
             listed, bias, other, field = machine.odd, machine.odd_bias, machine.even, machine.even_field
         block, total_states = _block(listed)
         device = bias.device
@@ -247,7 +255,7 @@ class Bipartite(Machine):
     def _listed_scores(self, seen: Tensor, observed: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Blocks of listed states: -E of every row (but for U(seen)) with what is not listed summed out, (n, states), and
         the odd units' states or means there, (states, odd width)."""
-        if _bits(self.odd) <= _bits(self.even):
+        if self.odd.bits <= self.even.bits:
             block, count = _block(self.odd)
             for first in range(0, count, block):
                 odd = self.odd.states(first, min(first + block, count)).to(seen)
@@ -381,8 +389,3 @@ def _block(listed: Units) -> tuple[int, int]:
 
 def _held(states: Tensor, clamped: Clamped | None) -> Tensor:
     return states if clamped is None else torch.where(clamped[0], clamped[1], states)
-
-
-def _bits(group: Units) -> float:
-    """Binary digits that the joint states of a group need."""
-    return math.inf if group.radices is None else sum(map(math.log2, group.radices))

@@ -261,8 +261,8 @@ class Conditional(nn.Module):
     def listed(self) -> Units | None:
         """The layer whose states are listed for log Z, the one of fewer; None where both have too many."""
         m = self.machine
-        chosen = min((m.hidden, m.visible), key=_bits)
-        return chosen if _bits(chosen) <= LISTED_BITS + 1e-9 else None
+        chosen = min((m.hidden, m.visible), key=lambda layer: layer.bits)
+        return chosen if chosen.bits <= LISTED_BITS + 1e-9 else None
 
     def log_partition(self, shifts: Shifts) -> Tensor:
         """log Z(u) of every window, (n,), by listing a layer's states in blocks and summing the other layer out."""
@@ -338,11 +338,6 @@ class Conditional(nn.Module):
 def joined(frames: Tensor, before: Tensor) -> Tensor:
     """Frames (n, order, visible) and indicators (n, order) as windows, (n, order * (visible + 1))."""
     return torch.cat([frames.flatten(1), before.to(frames.dtype)], 1)
-
-
-def _bits(layer: Units) -> float:
-    """Binary digits that the joint states of a layer need."""
-    return math.inf if layer.radices is None else sum(map(math.log2, layer.radices))
 
 
 def _mean_exp(log_weights: Tensor) -> tuple[Tensor, Tensor]:

@@ -128,9 +128,9 @@ class DeepMachine(Bipartite):
         return torch.cat(fields, 1) if len(fields) > 1 else fields[0]
 
     def _add(self, field: Tensor, states: Tensor, weights: Tensor) -> Tensor:
-        """field + states @ weights, in bfloat16 where training asks for it."""
+        """field + states @ weights."""
         if self.short_products and self.training:
-            return field + torch.mm(states.bfloat16(), weights.bfloat16()).to(states.dtype)
+            return field + self.product(states, weights)
         return torch.addmm(field, states, weights)
 
     # ------------------------------------------------------------------ inference
@@ -285,7 +285,7 @@ class DeepMachine(Bipartite):
             low, high = (torch.cat([side[number + step] for side in sides]) for step in (0, 1))
             if self.centring:
                 low, high = low - offsets[number], high - offsets[number + 1]
-            dw = self._product(low.t(), high * share)
+            dw = self.product(low.t(), high * share)
             total([dw])
             if self.centring:  # a step on the centred W moves the plain biases too
                 biases[number] -= dw @ offsets[number + 1]
@@ -295,11 +295,6 @@ class DeepMachine(Bipartite):
             found[weights] = dw
         found.update(zip(self.b, biases, strict=True))
         return found | {parameter: own[1][parameter] - own[0][parameter] for parameter in own[0]}
-
-    def _product(self, a: Tensor, b: Tensor) -> Tensor:
-        if self.short_products and self.training:
-            return torch.mm(a.bfloat16(), b.bfloat16()).to(a.dtype)
-        return torch.mm(a, b)
 
     def signs(self, even: Tensor, field: Tensor) -> tuple[Tensor, Tensor]:
         """Squared error of the visible means given the odd units' means, and the free energy with the odd units summed

@@ -10,6 +10,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
+from reverie.config import check_count
 from reverie.data.space import Block, Ragged, Space
 from reverie.errors import DataError, InvalidOption
 from reverie.probability.chain import StepNoise
@@ -99,7 +100,7 @@ class RatingNetwork(nn.Module):
     def sample(self, noise: Noise, y: Tensor | None, *, lengths: Tensor, sweeps: int = 100) -> Ragged:
         """Users with so many ratings each: items from their machine, none twice, then ratings, each by `sweeps` of Gibbs
         sampling from the overall frequencies."""
-        _check_sweeps(sweeps)
+        check_count(sweeps, "sweeps")
         machine, choice = self.ratings, self.choice
         longest = max(self.longest, int(lengths.max()))
         if longest > machine.items:
@@ -147,7 +148,7 @@ class RatingNetwork(nn.Module):
     ) -> Ragged:
         """Missing ratings of the items given, the others clamped, by Gibbs sampling; `mean` takes the likeliest rating by
         its mean probability over the second half."""
-        _check_sweeps(sweeps)
+        check_count(sweeps, "sweeps")
         if not bool(observed[:, self.item.start].all()):
             raise DataError(
                 f"impute fills ratings, and the column {self.item.name!r} of items has missing cells: name the items, or "
@@ -165,8 +166,3 @@ class RatingNetwork(nn.Module):
         if total is not None:
             rating = torch.where(held, rating, total.argmax(1))
         return self.steps(x.replaced(torch.stack([items, rating], 1)))
-
-
-def _check_sweeps(sweeps: int) -> None:
-    if isinstance(sweeps, bool) or not isinstance(sweeps, int) or sweeps < 1:
-        raise InvalidOption(f"sweeps: expected a whole number of at least 1, got {sweeps!r}")

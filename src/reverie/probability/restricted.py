@@ -122,13 +122,13 @@ class Restricted(Bipartite):
     def odd_field(self, even: Tensor) -> Tensor:
         """c + v W, (n, hidden)."""
         if self.short_products and self.training:
-            return torch.add(self.c, self._product(even, self.W), alpha=self.up_scale)
+            return torch.add(self.c, self.product(even, self.W), alpha=self.up_scale)
         return torch.addmm(self.c, even, self.W, alpha=self.up_scale)
 
     def even_field(self, odd: Tensor) -> Tensor:
         """b + W h, (n, visible)."""
         if self.short_products and self.training:
-            return torch.add(self.b, self._product(odd, self.W.t()), alpha=self.down_scale)
+            return torch.add(self.b, self.product(odd, self.W.t()), alpha=self.down_scale)
         return torch.addmm(self.b, odd, self.W.t(), alpha=self.down_scale)
 
     def hidden_given(self, v: Tensor) -> Tensor:
@@ -191,7 +191,7 @@ class Restricted(Bipartite):
         m, l = self.v_offset, self.h_offset  # noqa: E741 - the letters of the paper
         v = torch.cat([positive.even, negative.even]) - m
         h = torch.cat([positive.odd, negative.odd]).sub_(l)
-        dw = self._product(v.t(), h.mul_(torch.cat([-positive.share, negative.share])[:, None]))
+        dw = self.product(v.t(), h.mul_(torch.cat([-positive.share, negative.share])[:, None]))
         total([dw])
         db, dc = nv - pv, nh - ph
         if self.centring:
@@ -224,12 +224,6 @@ class Restricted(Bipartite):
             pull = p.sparsity * (self.activity - p.activity)
             dc.add_(pull)
             dw.addr_(v, pull)
-
-    def _product(self, a: Tensor, b: Tensor) -> Tensor:
-        """a @ b, in bfloat16 with sums in float32 where asked for."""
-        if self.short_products:
-            return torch.mm(a.bfloat16(), b.bfloat16()).to(a.dtype)
-        return torch.mm(a, b)
 
     def signs(self, v: Tensor, field: Tensor) -> tuple[Tensor, Tensor]:
         """Squared error of the mean-field round trip v -> h -> v, and F(v), (n,) each: signs of life, no objectives."""

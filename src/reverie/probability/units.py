@@ -50,6 +50,11 @@ class Units(nn.Module, ABC):
         """How many values each unit has, (count,); None where some unit is a number."""
         return None if self.levels is None else (self.levels,) * self.count
 
+    @property
+    def bits(self) -> float:
+        """Binary digits that the joint states of all units need; infinitely many where some unit is a number."""
+        return math.inf if self.radices is None else sum(map(math.log2, self.radices))
+
     def log_partition(self, field: Tensor) -> Tensor:
         """A(f) = log of the sum, or integral, of exp(f . x - U(x)), (n,)."""
         return self.column_partition(field).sum(1)
