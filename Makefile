@@ -54,6 +54,7 @@ peers: $(STAMP)
 	$(PYTHON) -m venv .peers
 	.peers/bin/python -m pip install -q --upgrade "pip>=25.1"
 	.peers/bin/python -m pip install -qq $(PIPARGS) -r benchmarks/peers.txt
+	.peers/bin/python -m pip install -qq $(PIPARGS) --no-deps rbms==0.5.0
 
 clean:
 	rm -rf $(DEMO) build dist htmlcov .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -21,7 +21,7 @@ CASES: dict[str, list[list[str]]] = {
         [sys.executable, "bayesian_sklearn.py", str(PEER)],
         [sys.executable, "bayesian_sklearn.py", "small"],
     ],
-    "rbm": [[sys.executable, "rbm_sklearn.py", str(PEER)]],
+    "rbm": [[sys.executable, "rbm_speed.py", str(PEER)]],
     "imputation": [
         [str(PEER) if part == "peers" else sys.executable, "imputation.py", name, part]
         for name in ("letter", "casp")

@@ -131,6 +131,36 @@ def test_the_centred_gradient_is_that_of_the_centred_machine():
     torch.testing.assert_close(found[network.c], dc1 - dW.t() @ m, rtol=1e-10, atol=1e-12)
 
 
+def test_short_products_are_the_same_but_for_rounding():
+    """bfloat16 keeps 8 bits, so a factor errs by 2^-9 of itself at most, and a sum of n terms by less than n times that;
+    an update of the weights in place is seen at once. Outside training products are not shortened."""
+    network = machine(12, 7, 0.5, centring=0.1, dtype=torch.float32)
+    short = RBMNetwork(12, 7, centring=0.1, short_products=True)
+    short.load_state_dict(network.state_dict())
+    short.train()
+    data = torch.bernoulli(torch.full((40, 12), 0.4), generator=torch.Generator().manual_seed(0))
+    share = torch.full((40,), 1 / 40)
+
+    def close(found: torch.Tensor, want: torch.Tensor) -> bool:
+        return bool((found - want).abs().max() <= 12 * 2**-9 * (1 + want.abs().max())) and not torch.equal(found, want)
+
+    with torch.no_grad():
+        for _ in range(2):
+            assert close(short.odd_field(data), network.odd_field(data))
+            h = network.hidden_given(data)
+            assert close(short.even_field(h), network.even_field(h))
+            grown = [
+                own.gradient(Side(data, h.clone(), share), Side(data.flip(1), h.clone(), share), alone)
+                for own in (short, network)
+            ]
+            for short_part, part in zip(grown[0].values(), grown[1].values(), strict=True):
+                assert float((short_part - part).abs().max()) <= 2**-7
+            for own in (short, network):
+                own.W.mul_(-2)
+        short.eval()
+        torch.testing.assert_close(short.odd_field(data), network.odd_field(data), rtol=1e-6, atol=1e-6)
+
+
 def test_weights_of_rows_count_as_copies():
     network = machine(4, 3, 0.8)
     weight = torch.randint(0, 4, (25,), generator=torch.Generator().manual_seed(1))

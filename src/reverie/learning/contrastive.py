@@ -159,7 +159,7 @@ class ContrastiveDivergence(Learner):
         negative = Side(fantasy, means[n:], share.new_full((len(fantasy),), 1 / count))
         gradients = machine.gradient(positive, negative, run.sum_all)
         error, energy = machine.signs(v[::_WATCHED], field[:n:_WATCHED])
-        _, fantasy_energy = machine.signs(fantasy[::_WATCHED], field[n::_WATCHED])
+        fantasy_energy = machine.even_energy(fantasy[::_WATCHED], field[n::_WATCHED])
         metrics = {
             "reconstruction": self._mean(error),
             "free_energy_gap": self._mean(energy) - self._mean(fantasy_energy),

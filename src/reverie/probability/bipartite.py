@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TypeAlias
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from reverie.errors import Unsupported
 from reverie.inference.annealing import anneal, ladder, summarise
@@ -45,6 +45,7 @@ class Bipartite(Machine):
         super().__init__()
         self.labels = labels
         self.register_buffer("_classes", torch.zeros(labels, dtype=torch.float64))
+        self._rounded: dict[nn.Parameter, tuple[int, Tensor]] = {}
 
     @property
     @abstractmethod
@@ -98,6 +99,19 @@ class Bipartite(Machine):
         if self.short_products and self.training:
             return torch.mm(a.bfloat16(), b.bfloat16()).to(a.dtype)
         return torch.mm(a, b)
+
+    def weighed(
+        self, field: Tensor, states: Tensor, weights: nn.Parameter, *, down: bool = False, scale: float = 1.0
+    ) -> Tensor:
+        """field + scale * states @ weights (`down`: their transpose), (n, width). The rounded weights are kept until an
+        update changes them: an update asks for them several times."""
+        if not (self.short_products and self.training):
+            return torch.addmm(field, states, weights.t() if down else weights, alpha=scale)
+        kept = self._rounded.get(weights)
+        if kept is None or kept[0] != weights._version or kept[1].device != weights.device:
+            kept = self._rounded[weights] = (weights._version, weights.detach().bfloat16())
+        short = kept[1].t() if down else kept[1]
+        return torch.add(field, torch.mm(states.bfloat16(), short).to(states.dtype), alpha=scale)
 
     # ------------------------------------------------------------------ energies and chains
 

@@ -121,17 +121,11 @@ class DeepMachine(Bipartite):
         for layer in range(first, self.depth, 2):
             field: Tensor = self.b[layer]
             if layer > 0:
-                field = self._add(field, states[(layer - 1) // 2], self.W[layer - 1])
+                field = self.weighed(field, states[(layer - 1) // 2], self.W[layer - 1])
             if layer + 1 < self.depth:
-                field = self._add(field, states[(layer + 1) // 2], self.W[layer].t())
+                field = self.weighed(field, states[(layer + 1) // 2], self.W[layer], down=True)
             fields.append(field)
         return torch.cat(fields, 1) if len(fields) > 1 else fields[0]
-
-    def _add(self, field: Tensor, states: Tensor, weights: Tensor) -> Tensor:
-        """field + states @ weights."""
-        if self.short_products and self.training:
-            return field + self.product(states, weights)
-        return torch.addmm(field, states, weights)
 
     # ------------------------------------------------------------------ inference
 
@@ -141,7 +135,7 @@ class DeepMachine(Bipartite):
         layers, means = self.layers, [x]
         for number in range(1, self.depth):
             double = 2.0 if number < self.top else 1.0
-            field = self._add(self.b[number], double * means[-1], self.W[number - 1])
+            field = self.weighed(self.b[number], means[-1], self.W[number - 1], scale=double)
             means.append(layers[number].mean(field))
         return means
 

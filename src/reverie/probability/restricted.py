@@ -121,15 +121,11 @@ class Restricted(Bipartite):
 
     def odd_field(self, even: Tensor) -> Tensor:
         """c + v W, (n, hidden)."""
-        if self.short_products and self.training:
-            return torch.add(self.c, self.product(even, self.W), alpha=self.up_scale)
-        return torch.addmm(self.c, even, self.W, alpha=self.up_scale)
+        return self.weighed(self.c, even, self.W, scale=self.up_scale)
 
     def even_field(self, odd: Tensor) -> Tensor:
         """b + W h, (n, visible)."""
-        if self.short_products and self.training:
-            return torch.add(self.b, self.product(odd, self.W.t()), alpha=self.down_scale)
-        return torch.addmm(self.b, odd, self.W.t(), alpha=self.down_scale)
+        return self.weighed(self.b, odd, self.W, down=True, scale=self.down_scale)
 
     def hidden_given(self, v: Tensor) -> Tensor:
         """E[h | v], for bits p(h_j = 1 | v), (n, hidden)."""
@@ -191,12 +187,16 @@ class Restricted(Bipartite):
         m, l = self.v_offset, self.h_offset  # noqa: E741 - the letters of the paper
         v = torch.cat([positive.even, negative.even]) - m
         h = torch.cat([positive.odd, negative.odd]).sub_(l)
-        dw = self.product(v.t(), h.mul_(torch.cat([-positive.share, negative.share])[:, None]))
-        total([dw])
+        h.mul_(torch.cat([-positive.share, negative.share])[:, None])
+        dw = self.product(v.t(), h)
         db, dc = nv - pv, nh - ph
         if self.centring:
-            # a step on the centred W moves the plain biases too
-            db, dc = db - self.down_scale * (dw @ l), dc - self.up_scale * (m @ dw)
+            # a step on the centred W moves the plain biases too, by dW l and m dW: products of rows cost less than of dW
+            dw_l, m_dw = (h @ l) @ v, (v @ m) @ h
+            total([dw, dw_l, m_dw])
+            db, dc = db - self.down_scale * dw_l, dc - self.up_scale * m_dw
+        else:
+            total([dw])
         self._penalise(dw, dc, pv, ph)
         learned = {parameter: own[1][parameter] - own[0][parameter] for parameter in own[0]}
         return {self.W: dw, self.b: db, self.c: dc, **learned}
