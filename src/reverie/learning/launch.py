@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-import socket
 import sys
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from reverie.errors import ReverieError
@@ -21,11 +22,11 @@ def launch(world: int, work: Callable[..., None], arguments: tuple[Any, ...]) ->
 
     context = mp.get_context("spawn")
     errors = context.SimpleQueue()
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    # They meet at a file: a free port found here could be taken before they get to it.
+    folder = tempfile.TemporaryDirectory(prefix="reverie-")
+    meeting = Path(folder.name, "meeting").as_uri()
     try:
-        mp.spawn(_worker, args=(world, port, work, arguments, errors), nprocs=world, join=True)  # type: ignore[attr-defined,no-untyped-call]
+        mp.spawn(_worker, args=(world, meeting, work, arguments, errors), nprocs=world, join=True)  # type: ignore[attr-defined,no-untyped-call]
     except Exception as failure:
         if not errors.empty():
             error = errors.get()
@@ -34,16 +35,16 @@ def launch(world: int, work: Callable[..., None], arguments: tuple[Any, ...]) ->
             f"a training process died: {str(failure).strip().splitlines()[-1] if str(failure) else failure}. A script "
             'that trains with devices > 1 needs `if __name__ == "__main__":` around its work'
         ) from failure
+    finally:
+        folder.cleanup()
 
 
 def _worker(
-    rank: int, world: int, port: int, work: Callable[..., None], arguments: tuple[Any, ...], errors: Any
+    rank: int, world: int, meeting: str, work: Callable[..., None], arguments: tuple[Any, ...], errors: Any
 ) -> None:
     import torch
 
-    os.environ.update(
-        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
-    )
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world), REVERIE_MEETING=meeting)
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // world))
     try:
         work(*arguments)

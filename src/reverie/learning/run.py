@@ -116,12 +116,19 @@ def group_is_open() -> bool:
 
 
 def start_processes(device: str) -> tuple[int, int]:
-    """Join the process group named by the environment (RANK, WORLD_SIZE, ...); returns (rank, world)."""
+    """Join the process group named by the environment (RANK, WORLD_SIZE, and torchrun's address or `launch`'s meeting
+    place); returns (rank, world)."""
     if not in_worker():
         return 0, 1
     if not dist.is_initialized():
         on_gpu = device != "cpu" and torch.cuda.is_available()
-        dist.init_process_group("nccl" if on_gpu else "gloo", timeout=_TIMEOUT)
+        dist.init_process_group(
+            "nccl" if on_gpu else "gloo",
+            init_method=os.environ.get("REVERIE_MEETING"),  # None: torchrun's address
+            rank=int(os.environ["RANK"]),
+            world_size=int(os.environ["WORLD_SIZE"]),
+            timeout=_TIMEOUT,
+        )
     return dist.get_rank(), dist.get_world_size()
 
 
