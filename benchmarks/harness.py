@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -9,7 +10,7 @@ import resource
 import statistics
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
@@ -109,6 +110,30 @@ def machine() -> dict[str, Any]:
     }
 
 
+def run_case(
+    script: str, cases: Mapping[str, Callable[[argparse.Namespace], dict[str, Any]]], about: str, **flags: str
+) -> None:
+    """Command line of a script of cases: run one and write results/SCRIPT_CASE.json. `flags` are further switches, each with
+    its help; long lists stay out of what is printed."""
+    import torch
+
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("case", choices=cases)
+    parser.add_argument("--data", default=str(data_root()))
+    parser.add_argument("--epochs", type=int)
+    parser.add_argument("--threads", type=int, default=1)
+    for flag, meaning in flags.items():
+        parser.add_argument(f"--{flag}", action="store_true", help=meaning)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    found = cases[arguments.case](arguments)
+    options = {name: value for name, value in vars(arguments).items() if name != "data"}
+    document = {"case": arguments.case, "options": options, **found, "machine": machine()}
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{script}_{arguments.case}.json").write_text(json.dumps(document, indent=1, default=str) + "\n")
+    print(json.dumps({k: v for k, v in document.items() if k != "machine" and not isinstance(v, list)}, default=str))
+
+
 def write(name: str, rows: list[dict[str, Any]], *, note: str = "") -> None:
     """Write results/NAME.json and print a Markdown table."""
     RESULTS.mkdir(exist_ok=True)
@@ -128,6 +153,14 @@ def to_markdown(rows: list[dict[str, Any]]) -> str:
         for r in rows
     ]
     return "\n".join([head, *lines])
+
+
+def mnist(folder: str | Path) -> dict[str, Any]:
+    """The four arrays of mnist.npz."""
+    import numpy as np
+
+    with np.load(Path(folder) / "mnist.npz", allow_pickle=False) as file:
+        return {name: file[name] for name in ("x_train", "y_train", "x_test", "y_test")}
 
 
 def data_root() -> Path:

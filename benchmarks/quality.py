@@ -8,27 +8,19 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from harness import RESULTS, machine
+from harness import RESULTS, mnist, run_case
 
 import reverie as rv
 from reverie.metrics import count_modes
 from reverie.nn.specs import MLP, ConvNet
 
 RUNS = Path(__file__).resolve().parent.parent / "runs" / "quality"
-
-
-def mnist(folder: str) -> dict[str, np.ndarray]:
-    """The four arrays of mnist.npz."""
-    with np.load(Path(folder) / "mnist.npz", allow_pickle=False) as file:
-        return {name: file[name] for name in ("x_train", "y_train", "x_test", "y_test")}
 
 
 def ring8(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -174,22 +166,5 @@ def _grid(images: Any, name: str) -> None:
 CASES = {"ring8": ring8, "vae": vae, "rbm": rbm_mnist, "gan": gan, "bernoulli": bernoulli, "classical": classical}
 
 
-def main() -> None:
-    """Run one case and write results/quality_CASE.json."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("case", choices=CASES)
-    parser.add_argument("--data", default=os.environ.get("REVERIE_DATA", "../shared/data"))
-    parser.add_argument("--epochs", type=int)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--full", action="store_true", help="IWAE-500 on all test rows instead of the first 2,000")
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    found = CASES[arguments.case](arguments)
-    document = {"case": arguments.case, "machine": machine(), **found}
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"quality_{arguments.case}.json").write_text(json.dumps(document, indent=1, default=str) + "\n")
-    print(json.dumps({k: v for k, v in document.items() if k not in ("machine", "curve", "runs")}, default=str))
-
-
 if __name__ == "__main__":
-    main()
+    run_case("quality", CASES, __doc__ or "", full="IWAE-500 on all test rows instead of the first 2,000")

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from harness import RESULTS, machine
+from harness import RESULTS, mnist, run_case
 
 import reverie as rv
 
@@ -64,16 +63,18 @@ def products(arguments: argparse.Namespace) -> str:
     return "float32" if arguments.float32 else "bfloat16"
 
 
-def dbn(arguments: argparse.Namespace, data: Data) -> dict[str, Any]:
+def dbn(arguments: argparse.Namespace) -> dict[str, Any]:
     """Deep belief network 500-2000."""
+    data = mnist(arguments.data)
     recipe = rv.DBN(hidden=(500, 2000), lr=0.3, products=products(arguments))
     return nats(trained("dbn", recipe, data["x_train"], epochs=arguments.epochs or 120), data, 50)
 
 
-def dbm(arguments: argparse.Namespace, data: Data) -> dict[str, Any]:
+def dbm(arguments: argparse.Namespace) -> dict[str, Any]:
     """Deep Boltzmann machine 500-1000."""
+    data = mnist(arguments.data)
     recipe = rv.DBM(hidden=(500, 1000), lr=0.15, chains=200, passes=1, products=products(arguments))
-    return nats(trained("dbm", recipe, data["x_train"], epochs=arguments.epochs or 100), data, 50)
+    return nats(trained("dbm", recipe, data["x_train"], epochs=arguments.epochs or 150), data, 50)
 
 
 def classifier(model: rv.Model, name: str, data: Data, **options: Any) -> dict[str, Any]:
@@ -88,34 +89,38 @@ def classifier(model: rv.Model, name: str, data: Data, **options: Any) -> dict[s
     }
 
 
-def dbn_classifier(arguments: argparse.Namespace, data: Data) -> dict[str, Any]:
+def dbn_classifier(arguments: argparse.Namespace) -> dict[str, Any]:
     """Deep belief network 500-500-2000 unrolled into a classifier."""
+    data = mnist(arguments.data)
     recipe = rv.DBN(hidden=(500, 500, 2000), products=products(arguments))
     model = trained("dbn-500-500-2000", recipe, data["x_train"], epochs=60)
     options = {"dropout": 0.3, "input_dropout": 0.2}
     return classifier(model, "dbn-classifier", data, epochs=arguments.epochs or 60, **options)
 
 
-def dbm_classifier(arguments: argparse.Namespace, data: Data) -> dict[str, Any]:
+def dbm_classifier(arguments: argparse.Namespace) -> dict[str, Any]:
     """The deep Boltzmann machine of the case dbm unrolled into a classifier."""
+    data = mnist(arguments.data)
     recipe = rv.DBM(hidden=(500, 1000), lr=0.15, chains=200, passes=1, products=products(arguments))
-    model = trained("dbm", recipe, data["x_train"], epochs=100)
+    model = trained("dbm", recipe, data["x_train"], epochs=150)
     options = {"dropout": 0.5, "input_dropout": 0.2}
     return classifier(model, "dbm-classifier", data, epochs=arguments.epochs or 60, **options)
 
 
-def hybrid(arguments: argparse.Namespace, data: Data) -> dict[str, Any]:
+def hybrid(arguments: argparse.Namespace) -> dict[str, Any]:
     """Classification RBM, the gradient partly of p(y | x) and partly of p(x, y)."""
+    data = mnist(arguments.data)
     recipe = rv.RBM(hidden=1500, lr=0.1, discriminative=0.9, products=products(arguments))
     model = trained("hybrid", recipe, data["x_train"], data["y_train"], epochs=arguments.epochs or 40)
     wrong = model.predict(data["x_test"]) != data["y_test"]
     return {"cpu_seconds": model.info["cpu_seconds"], "test_error_percent": float(100 * wrong.mean())}
 
 
-def autoencoder(arguments: argparse.Namespace, data: Data) -> dict[str, Any]:
+def autoencoder(arguments: argparse.Namespace) -> dict[str, Any]:
     """Autoencoder 784-1000-500-250-30, squared error per test image, beside 30 principal components."""
+    data = mnist(arguments.data)
     recipe = rv.Autoencoder(hidden=(1000, 500, 250), code=30, error="squared")
-    model = trained("autoencoder", recipe, data["x_train"], epochs=arguments.epochs or 60)
+    model = trained("autoencoder", recipe, data["x_train"], epochs=arguments.epochs or 150)
     train, test = (data[f"x_{part}"].reshape(-1, 784) / 255 for part in ("train", "test"))
     with torch.inference_mode():
         x = torch.from_numpy(test).float()
@@ -135,8 +140,9 @@ def autoencoder(arguments: argparse.Namespace, data: Data) -> dict[str, Any]:
     }
 
 
-def completion(arguments: argparse.Namespace, data: Data) -> dict[str, Any]:
+def completion(arguments: argparse.Namespace) -> dict[str, Any]:
     """Lower halves of 1,000 test digits from their upper halves: log-loss per pixel of RBM, DBM and 100 Bernoullis."""
+    data = mnist(arguments.data)
     upper = np.arange(28)[:, None] < 14
     bits = np.random.default_rng(0).random((1000, 28, 28)) * 255 < data["x_test"][:1000]
     holes = np.where(upper, bits * 255.0, np.nan)
@@ -161,9 +167,10 @@ def completion(arguments: argparse.Namespace, data: Data) -> dict[str, Any]:
     return found
 
 
-def depth(arguments: argparse.Namespace, data: Data) -> dict[str, Any]:
+def depth(arguments: argparse.Namespace) -> dict[str, Any]:
     """Sigmoid nets of 1 to 6 hidden layers of 300, from random weights and from a stack: test error after as many passes
     of plain gradient descent, and the first layer's gradient norm at the start."""
+    data = mnist(arguments.data)
     from reverie.nn.unrolled import Unrolled
 
     rows: list[dict[str, Any]] = []
@@ -197,7 +204,7 @@ def depth(arguments: argparse.Namespace, data: Data) -> dict[str, Any]:
     return {"rows": rows}
 
 
-CASES: dict[str, Callable[[argparse.Namespace, Data], dict[str, Any]]] = {
+CASES: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "dbn": dbn,
     "dbn_classifier": dbn_classifier,
     "dbm": dbm,
@@ -209,24 +216,5 @@ CASES: dict[str, Callable[[argparse.Namespace, Data], dict[str, Any]]] = {
 }
 
 
-def main() -> None:
-    """Run one case and write results/stacks_CASE.json."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("case", choices=CASES)
-    parser.add_argument("--data", default=os.environ.get("REVERIE_DATA", "../shared/data"))
-    parser.add_argument("--epochs", type=int)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--float32", action="store_true", help="float32 products in training")
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    with np.load(Path(arguments.data) / "mnist.npz", allow_pickle=False) as file:
-        data = {name: file[name] for name in ("x_train", "y_train", "x_test", "y_test")}
-    found = CASES[arguments.case](arguments, data)
-    document = {"case": arguments.case, "products": products(arguments), "machine": machine(), **found}
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"stacks_{arguments.case}.json").write_text(json.dumps(document, indent=1, default=str) + "\n")
-    print(json.dumps({k: v for k, v in document.items() if k not in ("machine", "curve", "rows")}, default=str))
-
-
 if __name__ == "__main__":
-    main()
+    run_case("stacks", CASES, __doc__ or "", float32="float32 products in training")
