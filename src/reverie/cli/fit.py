@@ -123,11 +123,8 @@ def _note_labels(row: catalog.Family, source: str, screen: Screen) -> None:
     from reverie.data.bundled import NAMES
 
     if source in NAMES or source.startswith("hf:"):
-        why = (
-            f"--y COLUMN would name {row.name}'s components by them"
-            if row.conditions
-            else "it does not learn from labels"
-        )
+        use = "let it learn them too, and predict them" if row.machine else "name its components by them"
+        why = f"--y COLUMN would {use}" if row.conditions else "it does not learn from labels"
         screen.note(f"note: the labels of {source}, if any, are left out of {row.name}: {why}")
 
 
