@@ -131,16 +131,36 @@ def run(recipe: rv.RatingRBM, epochs: int | None, train: pd.DataFrame, test: pd.
     return {"seed": seed, "cpu_seconds": model.info["cpu_seconds"], "parameters": model.info["parameters"], **found}
 
 
+def by_item(rows: pd.DataFrame, users: pd.Index) -> pd.DataFrame:
+    """The same ratings with the parts of users and items exchanged: a machine per item, over the users who rated it."""
+    user = pd.Categorical(rows.user, categories=users).rename_categories(str)
+    return pd.DataFrame({"item": rows["item"].astype(str), "user": user, "rating": rows.rating})
+
+
+def run_by_item(epochs: int | None, train: pd.DataFrame, test: pd.DataFrame, seed: int) -> dict[str, Any]:
+    """One fit of the machine per item, and its error."""
+    users = pd.Index(sorted(train.user.unique()))
+    budget = {} if epochs is None else {"epochs": epochs}
+    known, asked = by_item(train, users), by_item(test, users)
+    model = rv.RatingRBM(choice=0).fit(rv.sequences(known, by="item"), seed=seed, progress=False, **budget)
+    error = rmse(rating_rbm.predict_ratings(model, known, asked), test)
+    return {"seed": seed, "cpu_seconds": model.info["cpu_seconds"], "rmse, exact": error}
+
+
 def main() -> None:
     """Judge the recipe in use on the test part (two seeds), or settings on the validation part."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default=os.environ.get("REVERIE_DATA", "../shared/data"))
     parser.add_argument("--epochs", type=int)
     parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--validation", action="store_true", help="the machine per item, judged on validation")
     parser.add_argument("--search", nargs="*", metavar="OPTIONS", help="such as 'hidden=50,lr=0.002'; on validation")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     train, test = parts(Path(arguments.data))
+    if arguments.validation:
+        print(json.dumps(run_by_item(arguments.epochs, *validation(train), 0)))
+        return
     if arguments.search is not None:
         train, test = validation(train)
         for options in arguments.search:
@@ -157,6 +177,7 @@ def main() -> None:
         "recipe": rv.config.to_json(recipe),
         "simple": simple(train, test),
         "runs": rows,
+        "runs by item": [run_by_item(arguments.epochs, train, test, seed) for seed in range(arguments.seeds)],
         "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     }
     RESULTS.mkdir(exist_ok=True)

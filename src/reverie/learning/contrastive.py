@@ -48,20 +48,21 @@ def shares(batch: Batch, x: Tensor, run: Run) -> Tensor:
 class ContrastiveDivergence(Learner):
     """gradient = <statistics>_data - <statistics>_model, the model's estimated by `sweeps` of Gibbs sampling: from the
     batch (CD-k, `chains` = 0) or from `chains` persistent ones (PCD-k), with `replicas` > 1 tempered copies of each, which
-    exchange states (`Ladder`); the coldest ones count. `discriminative` is the share of the gradient that
-    is of log p(y | x) instead (Larochelle & Bengio 2008).
+    exchange states (`Ladder`); the coldest ones count. `discriminative` is the share of the gradient that is of log p(y | x)
+    instead (Larochelle & Bengio 2008).
 
-    The chains are counted over all processes, each of which runs rows rank::world of them; their number does not
-    depend on the batch, so a ragged last batch cannot reset them. Their state is that of the odd units: the even ones are
-    drawn anew from it, so data and chains go up together and an update takes three matrix products.
+    The chains are counted over all processes, each of which runs rows rank::world of them; their number does not depend on
+    the batch, so a ragged last batch cannot reset them. Their state is that of the odd units: the even ones are drawn anew
+    from it, so data and chains go up together and an update takes three matrix products.
 
-    The machine (the whole network, or a part of it) is `Bipartite`, with: `rows(x, y)`, the observed even units of rows of data; `start(mean, variance)` of
-    those; `clamp(x, y, noise)`, even states of such rows, with what is hidden among them inferred; `fill(x, y,
-    observed, noise, sweeps)`, the same with cells missing; `hold_odd(odd, y)`,
-    odd means with what is known put in; `gradient(positive,
-    negative, total)`, that of -log p from both expectations; `signs(even, field)`, the error of a mean-field round trip
-    and the free energy of every row; and, with label units, `discriminate(x, y, share, total)`, the gradient of
-    -log p(y | x).
+    The machine (the whole network, or a part of it) is `Bipartite`, with
+
+    - `rows(x, y)`: the observed even units of rows of data; `start(mean, variance)`: what it takes from their moments;
+    - `clamp(x, y, noise)`: even states of such rows, with what is hidden among them inferred; `fill(x, y, observed, noise,
+      sweeps)`: the same with cells missing; `hold_odd(odd, y)`: odd means with what is known put in;
+    - `gradient(positive, negative, total)`: that of -log p from both expectations;
+    - `signs(even, field)`: the error of a mean-field round trip and the free energy of every row;
+    - with label units `discriminate(x, y, share, total)`: the gradient of -log p(y | x).
     """
 
     validates = True
