@@ -119,8 +119,10 @@ def hybrid(arguments: argparse.Namespace) -> dict[str, Any]:
 def autoencoder(arguments: argparse.Namespace) -> dict[str, Any]:
     """Autoencoder 784-1000-500-250-30, squared error per test image, beside 30 principal components."""
     data = mnist(arguments.data)
-    recipe = rv.Autoencoder(hidden=(1000, 500, 250), code=30, error="squared")
-    model = trained("autoencoder", recipe, data["x_train"], epochs=arguments.epochs or 150)
+    recipe = rv.Autoencoder(
+        hidden=(1000, 500, 250), code=30, error="squared", pretrain=0.05, lr=2e-3, products=products(arguments)
+    )
+    model = trained("autoencoder", recipe, data["x_train"], epochs=arguments.epochs or 240)
     train, test = (data[f"x_{part}"].reshape(-1, 784) / 255 for part in ("train", "test"))
     with torch.inference_mode():
         x = torch.from_numpy(test).float()

@@ -221,11 +221,13 @@ def test_mixing_tells_quick_chains_from_stuck_ones():
         network.W.fill_(8.0)
         network.b.fill_(-16.0)
         network.c.fill_(-24.0)
-        stuck = rv.mixing(model, chains=8, sweeps=800)
+        stuck = rv.mixing(model, chains=8, sweeps=800, traces=True)
     assert quick["r_hat"] < 1.02
     assert quick["effective_draws"] > 0.5 * quick["draws"]
     assert stuck["r_hat"] > 1.5
     assert stuck["effective_draws"] < 50
+    assert stuck["energies"].shape == (8, 800)
+    assert stuck["autocorrelation"].shape == (400,)
     with pytest.raises(InvalidOption, match="chains: expected a whole number of at least 2"):
         rv.mixing(model, chains=1)
     with pytest.raises(Unsupported, match="needs a machine with an energy, and gmm is none; families that are: rbm"):

@@ -9,7 +9,7 @@ import torch
 from reverie import catalog
 from reverie.config import check_count, check_seed
 from reverie.errors import InvalidOption, Unsupported
-from reverie.metrics import effective_draws, r_hat
+from reverie.metrics import autocorrelation, effective_draws, r_hat
 from reverie.model import Model
 from reverie.probability.belief import BeliefNetwork
 from reverie.probability.partition import Machine
@@ -45,32 +45,43 @@ def log_partition(
 
 
 @torch.inference_mode()
-def mixing(model: Model, *, chains: int = 20, sweeps: int = 2000, seed: int = 0) -> dict[str, float]:
+def mixing(
+    model: Model, *, chains: int = 20, sweeps: int = 2000, seed: int = 0, traces: bool = False
+) -> dict[str, Any]:
     """Do Gibbs chains of this machine mix? `chains` of them from independent units, the first half of the `sweeps` left
     out; of the (free) energy and 16 random projections of the states the worst split R-hat and the fewest effective
     draws (Vehtari et al. 2021), those of the energy alone, and how many draws there were. R-hat above 1.01, or fewer
-    than 400 effective draws, say that samples still depend on where they began."""
+    than 400 effective draws, say that samples still depend on where they began.
+
+    With `traces` also what plots of chains are made of: "energies" (chains, sweeps) from the first sweep on, and
+    "autocorrelation" of the energy's second half, from lag 0."""
     machine, seed = _machine(model), check_seed(seed)
     check_count(chains, "chains", least=2)
     check_count(sweeps, "sweeps", least=8)
     parameter = next(machine.parameters())
     noise = RowNoise(stream(seed, "mixing"), chains, device=parameter.device, dtype=parameter.dtype)
-    directions, seen = None, []
+    directions, seen, energies = None, [], []
     for sweep, (states, energy) in enumerate(machine.walk(noise, sweeps)):
         if directions is None:
             directions = torch.randn(states.shape[1], 16, generator=generator(seed, "directions")).to(parameter)
+        if traces:
+            energies.append(energy)
         if sweep >= sweeps // 2:
             seen.append(torch.cat([energy[:, None], states @ directions], 1))
     draws = torch.stack(seen, 2).double().cpu().numpy()  # (chains, quantities, steps)
     r_hats = [r_hat(draws[:, number]) for number in range(draws.shape[1])]
     effective = [effective_draws(draws[:, number]) for number in range(draws.shape[1])]
-    return {
+    found: dict[str, Any] = {
         "r_hat": max(r_hats),
         "effective_draws": min(effective),
         "r_hat_energy": r_hats[0],
         "effective_draws_energy": effective[0],
         "draws": float(chains * len(seen)),
     }
+    if traces:
+        found["energies"] = torch.stack(energies, 1).double().cpu().numpy()
+        found["autocorrelation"] = autocorrelation(draws[:, 0])
+    return found
 
 
 def _machine(model: Model) -> Machine:

@@ -4,7 +4,7 @@ Distances, coverage, memorisation, table marginals, modes, mixing of chains, and
 """
 
 from reverie.metrics.arrays import nearest
-from reverie.metrics.chains import effective_draws, r_hat
+from reverie.metrics.chains import autocorrelation, effective_draws, r_hat
 from reverie.metrics.floors import Floor, real_floor, verdict, z_score
 from reverie.metrics.frechet import frechet_distance, frechet_floor, frechet_from_moments, moments
 from reverie.metrics.intervals import mean_error, median_error, wilson
@@ -34,6 +34,7 @@ __all__ = [
     "association_error",
     "association_pairs",
     "associations",
+    "autocorrelation",
     "closest_pairs",
     "count_modes",
     "cubic_kernel",

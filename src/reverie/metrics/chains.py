@@ -27,6 +27,22 @@ def effective_draws(draws: ArrayLike) -> float:
     return _effective(_ranks(_split(_checked(draws))))
 
 
+def autocorrelation(draws: ArrayLike) -> Floats:
+    """Autocorrelation of draws (chains, steps) by lag, (steps,), of all chains together (eq. 10): chains that disagree are
+    correlated at every lag. NaN where draws are constant."""
+    array = _checked(draws)
+    n = array.shape[1]
+    within, whole = _variances(array)
+    if not whole > 0:
+        return np.full(n, np.nan)
+    centred = array - array.mean(1, keepdims=True)
+    spectrum = np.fft.rfft(centred, 2 ** math.ceil(math.log2(2 * n)), axis=1)
+    covariance = np.fft.irfft(np.abs(spectrum) ** 2, axis=1)[:, :n].mean(0) / n
+    correlation = 1 - (within - covariance * n / (n - 1)) / whole
+    correlation[0] = 1.0
+    return np.asarray(correlation)
+
+
 def _checked(draws: ArrayLike) -> Floats:
     array = np.asarray(draws, dtype=np.float64)
     if array.ndim != 2 or array.shape[0] < 1 or array.shape[1] < 4:
@@ -64,14 +80,9 @@ def _plain_r_hat(draws: Floats) -> float:
 
 def _effective(draws: Floats) -> float:
     chains, n = draws.shape
-    within, whole = _variances(draws)
-    if not whole > 0:
+    correlation = autocorrelation(draws)
+    if not np.isfinite(correlation).all():
         return math.nan
-    centred = draws - draws.mean(1, keepdims=True)
-    spectrum = np.fft.rfft(centred, 2 ** math.ceil(math.log2(2 * n)), axis=1)
-    covariance = np.fft.irfft(np.abs(spectrum) ** 2, axis=1)[:, :n].mean(0) / n
-    correlation = 1 - (within - covariance * n / (n - 1)) / whole
-    correlation[0] = 1.0
     pairs = correlation[: n // 2 * 2].reshape(-1, 2).sum(1)
     positive = int(np.argmax(pairs <= 0)) if (pairs <= 0).any() else len(pairs)
     time = -1 + 2 * float(np.minimum.accumulate(pairs[: max(positive, 1)]).sum())

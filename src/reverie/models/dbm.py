@@ -65,7 +65,6 @@ class DBM(StackedRecipe):
             passes=self.passes,
             tolerance=self.tolerance,
             damping=self.damping,
-            short_products=self.products == "bfloat16",
             pretrained=self.pretrain > 0,
             **self.ends(space),
         )
@@ -112,13 +111,14 @@ class DBMNetwork(DeepMachine, Stacked):
         outputs: int = 0,
         dropout: tuple[float, float] = (0.0, 0.0),
         numbers: bool = False,
+        short_products: bool = False,
         **options: Any,
     ) -> None:
-        super().__init__(layers, **options)
+        super().__init__(layers, short_products=short_products, **options)
         self.pictures, self.numbers, self.code_width = pictures, numbers, self.widths[self.top]
         second = self.widths[2] if self.top > 1 else 0
         widths = [self.widths[0] + second, *self.widths[1 : self.top + 1]]
-        self.classifier = Unrolled(widths, outputs, dropout=dropout) if outputs else None
+        self.classifier = Unrolled(widths, outputs, dropout=dropout, short_products=short_products) if outputs else None
 
     def machine_parameters(self) -> list[nn.Parameter]:
         """W, b, and what the visible units have learned."""

@@ -54,7 +54,6 @@ class DBN(StackedRecipe):
             self.hidden,
             untied=self.updown > 0,
             centring=self.centring,
-            short_products=self.products == "bfloat16",
             **self.ends(space),
         )
 
@@ -103,11 +102,14 @@ class DBNNetwork(BeliefNetwork, Stacked):
         outputs: int = 0,
         dropout: tuple[float, float] = (0.0, 0.0),
         numbers: bool = False,
+        short_products: bool = False,
         **options: Any,
     ) -> None:
-        super().__init__(visible, hidden, **options)
+        super().__init__(visible, hidden, short_products=short_products, **options)
         self.pictures, self.numbers, self.code_width = pictures, numbers, hidden[-1]
-        self.classifier = Unrolled(self.widths, outputs, dropout=dropout) if outputs else None
+        self.classifier = (
+            Unrolled(self.widths, outputs, dropout=dropout, short_products=short_products) if outputs else None
+        )
 
     def unroll(self) -> None:
         assert self.classifier is not None

@@ -54,8 +54,8 @@ class StackedRecipe(Estimator):
     input_dropout: float = Field(default=0.2, ge=0, lt=1)
     """Share of inputs dropped in backpropagation."""
     products: Literal["float32", "bfloat16"] = "float32"
-    """Number format of the machines' matrix products in training (sums are float32 in either): bfloat16 is twice as fast
-    on processors with instructions for it, and many times slower on others."""
+    """Number format of training's matrix products (sums are float32 in either): bfloat16 is about twice as fast on
+    processors with instructions for it, and many times slower on others."""
     pixels: Literal["binary", "threshold"] = "binary"
     """Grey levels become bits by a draw anew for every batch, or by a threshold at one half."""
 
@@ -90,6 +90,7 @@ class StackedRecipe(Estimator):
             "dropout": (self.input_dropout, self.dropout),
             "numbers": space.condition is not None and space.condition.kind == "vector",
             "pictures": space.grid is not None,
+            "short_products": self.products == "bfloat16",
         }
 
     def descent(self, parameters: list[nn.Parameter], run: Run, lr: float) -> Descent:

@@ -24,8 +24,9 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 class Unrolled(nn.Module):
     """x -> a(W1 x + b1) -> ... -> W x + b: `widths` from the input to the last hidden layer, `outputs` of the head (0 leaves
-    it out), `activation` a the logistic function unless said otherwise. Dropout (Srivastava et al. 2014) with the shares `dropout` (of the input, of the hidden units) draws
-    from the noise that training passes; without noise nothing is dropped."""
+    it out), `activation` a the logistic function unless said otherwise. Dropout (Srivastava et al. 2014) with the shares
+    `dropout` (of the input, of the hidden units) draws from the noise that training passes; without noise nothing is dropped.
+    With `short_products` training's products are bfloat16, their sums float32."""
 
     def __init__(
         self,
@@ -34,12 +35,13 @@ class Unrolled(nn.Module):
         *,
         dropout: tuple[float, float] = (0.0, 0.0),
         activation: Activation = "sigmoid",
+        short_products: bool = False,
     ) -> None:
         super().__init__()
         pairs = itertools.pairwise(widths)
         self.maps = nn.ModuleList(nn.Linear(below, above) for below, above in pairs)
         self.head = nn.Linear(widths[-1], outputs) if outputs else None
-        self.dropout, self.activation = dropout, ACTIVATIONS[activation]
+        self.dropout, self.activation, self.short_products = dropout, ACTIVATIONS[activation], short_products
 
     @torch.no_grad()
     def begin_from(self, number: int, weights: Tensor, bias: Tensor) -> None:
@@ -53,12 +55,19 @@ class Unrolled(nn.Module):
         """Every layer's values, (n, width), the input's first."""
         values = [self._dropped(x, self.dropout[0], noise)]
         for layer in self.maps:
-            values.append(self._dropped(self.activation(layer(values[-1])), self.dropout[1], noise))
+            assert isinstance(layer, nn.Linear)
+            above = self.activation(self.mapped(values[-1], layer.weight, layer.bias))
+            values.append(self._dropped(above, self.dropout[1], noise))
         return values
 
     def forward(self, x: Tensor, noise: Noise | None = None) -> Tensor:
         top = self.up(x, noise)[-1]
-        return top if self.head is None else self.head(top)
+        return top if self.head is None else self.mapped(top, self.head.weight, self.head.bias)
+
+    def mapped(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """W x + b of every row, in x's type."""
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.short_products and self.training):
+            return F.linear(x, weight, bias).to(x.dtype)
 
     def _dropped(self, values: Tensor, share: float, noise: Noise | None) -> Tensor:
         """Values scaled up by 1 / (1 - share), or 0 with probability `share`."""
@@ -73,12 +82,18 @@ class Mirrored(nn.Module):
     the decoder the encoder's weights, transposed, and biases of its own."""
 
     def __init__(
-        self, widths: Sequence[int], code: int, *, tied: bool = False, activation: Activation = "sigmoid"
+        self,
+        widths: Sequence[int],
+        code: int,
+        *,
+        tied: bool = False,
+        activation: Activation = "sigmoid",
+        short_products: bool = False,
     ) -> None:
         super().__init__()
-        self.encoder = Unrolled(widths, code, activation=activation)
+        self.encoder = Unrolled(widths, code, activation=activation, short_products=short_products)
         back = [code, *reversed(widths[1:])]
-        self.decoder = None if tied else Unrolled(back, widths[0], activation=activation)
+        self.decoder = None if tied else Unrolled(back, widths[0], activation=activation, short_products=short_products)
         self.biases = nn.ParameterList(torch.zeros(width) for width in (*back[1:], widths[0])) if tied else None
 
     def encode(self, x: Tensor) -> Tensor:
@@ -92,7 +107,7 @@ class Mirrored(nn.Module):
         assert self.biases is not None
         weights = [layer.weight for layer in (*self.encoder.maps, self.encoder.head)]
         for number, (weight, bias) in enumerate(zip(reversed(weights), self.biases, strict=True)):
-            z = F.linear(z, weight.t(), bias)
+            z = self.encoder.mapped(z, weight.t(), bias)
             z = self.encoder.activation(z) if number + 1 < len(weights) else z
         return z
 

@@ -47,6 +47,12 @@ def test_a_machine_of_digits(tmp_path):
     assert (tmp_path / "p.png").stat().st_size > 1000
 
 
+def test_chains_that_mix_and_chains_that_do_not(tmp_path):
+    found = main_of("chains")(quick=True, picture=tmp_path / "p.png")
+    assert found["small digits"] < 1.1 < 2 < found["bars and stripes"]
+    assert (tmp_path / "p.png").stat().st_size > 1000
+
+
 def test_bells_and_a_wheel(tmp_path):
     found = main_of("temporal_rbm")(quick=True, picture=tmp_path / "p.png")
     assert found["nats per step, temporal machine"] > found["nats per step, hidden Markov model"] + 1

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from reverie.errors import DataError
-from reverie.metrics import effective_draws, r_hat
+from reverie.metrics import autocorrelation, effective_draws, r_hat
 
 
 def ar1(phi: float, chains: int = 4, steps: int = 2000, seed: int = 0) -> np.ndarray:
@@ -24,6 +24,15 @@ def test_effective_draws_of_a_known_chain(phi, tolerance):
     """Mean of 10 runs; the slower the chain, the fewer draws there are to tell (64 of 8,000 at phi = 0.99)."""
     share = np.mean([effective_draws(ar1(phi, seed=seed)) / 8000 for seed in range(10)])
     assert share == pytest.approx((1 - phi) / (1 + phi), rel=tolerance)
+
+
+def test_autocorrelation_of_a_known_chain():
+    """phi^lag; from 40 chains of 2,000 steps its standard error is about sqrt((1 + phi^2) / (1 - phi^2) / 80,000) = 0.006."""
+    found = autocorrelation(ar1(0.7, chains=40))
+    assert found.shape == (2000,)
+    np.testing.assert_allclose(found[:8], 0.7 ** np.arange(8), atol=0.03)
+    apart = ar1(0.7) + 50 * np.arange(4)[:, None]
+    assert autocorrelation(apart)[500] > 0.99
 
 
 def test_independent_chains_agree():
@@ -60,6 +69,7 @@ def test_nothing_to_say(value):
     x = np.full((2, 10), value)
     assert np.isnan(r_hat(x))
     assert np.isnan(effective_draws(x))
+    assert np.isnan(autocorrelation(x)).all()
 
 
 @pytest.mark.parametrize("shape", [(10,), (2, 3), (0, 10), (2, 2, 10)])
