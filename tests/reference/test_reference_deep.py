@@ -8,7 +8,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from scipy import stats
 
 import reverie as rv
 from reverie.probability.belief import BeliefNetwork
@@ -200,49 +199,6 @@ def test_the_first_mean_field_pass_is_the_one_that_pretraining_trained(widths):
         assert top.down_scale == (2.0 if len(widths) > 2 else 1.0)
     stage.W.data.add_(1.0)
     assert stage.W is network.W[0]  # on the machine's own tensors
-
-
-def p_value(draws: torch.Tensor, states: torch.Tensor, p: torch.Tensor) -> float:
-    """Chi-square of drawn rows against the listed distribution."""
-    seen = (draws @ states.t() - 0.5 * states.square().sum(1)).argmax(1)
-    return float(stats.chisquare(np.bincount(seen.numpy(), minlength=len(p)), len(draws) * p.numpy()).pvalue)
-
-
-def chain_test(temperature: float, clamped: bool, chains: int, off: float = 1.0) -> float:
-    """p of the even units' distribution after 40 sweeps at `temperature` * `off`, from independent units: the machine's
-    weights are small enough for the slowest mode to shrink by more than half per sweep, 2^-40 in all."""
-    network = machine((3, 2, 2, 2), scale=0.6).requires_grad_(False)
-    states = all_states(network)
-    even, _ = groups(states)
-    log_p = -energy(network, states, temperature)
-    held = None
-    if clamped:
-        values = torch.zeros(1, network.even.width, dtype=torch.float64)
-        values[0, 0] = 1.0
-        where = torch.arange(network.even.width) < 2  # two visible units held at 1, 0
-        held = (where, values)
-        log_p = torch.where((even[:, :2] == values[:, :2]).all(1), log_p, -torch.inf)
-    listed, number = torch.unique(even, dim=0, return_inverse=True)
-    p = torch.zeros(len(listed), dtype=torch.float64).index_add_(0, number, torch.softmax(log_p, 0))
-    kept = p > 0
-    noise = RowNoise(11, chains, dtype=torch.float64)
-    start = network.fantasy(noise)
-    drawn = network.gibbs(start, 40, noise, temperature=temperature * off, clamped=held)
-    return p_value(drawn, listed[kept], p[kept])
-
-
-@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
-@pytest.mark.parametrize("clamped", [False, True])
-def test_chains_draw_the_listed_distribution(temperature, clamped):
-    assert chain_test(temperature, clamped, 100_000) > 1e-4
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
-@pytest.mark.parametrize("clamped", [False, True])
-def test_a_million_chains_and_a_temperature_that_is_off(temperature, clamped):
-    assert chain_test(temperature, clamped, 1_000_000) > 1e-4
-    assert chain_test(temperature, clamped, 1_000_000, off=1.05) < 1e-4
 
 
 def two_groups(n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

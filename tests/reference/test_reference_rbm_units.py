@@ -127,42 +127,6 @@ def test_the_gradient_is_that_of_the_exact_log_likelihood(visible, hidden):
         torch.testing.assert_close(found[parameter].detach(), gradient, rtol=1e-9, atol=1e-10)
 
 
-@pytest.mark.parametrize("visible", ["bernoulli", "spin", "categorical", "codes"])
-@pytest.mark.parametrize("hidden", HIDDEN)
-def test_gibbs_draws_the_listed_distribution(visible, hidden):
-    """Chi-square of 60,000 chains after 30 sweeps, p > 1e-4; with the parameters 10 % too large it must fail."""
-    network, n = machine(visible, hidden, scale=0.8).requires_grad_(False), 60_000
-    states = listed(network)
-    p = torch.softmax(-network.even_energy(states), 0).numpy()
-
-    def p_value(network: RBMNetwork) -> float:
-        noise = RowNoise(11, n, dtype=torch.float64)
-        v = network.gibbs(network.fantasy(noise), 30, noise)
-        seen = (v @ states.t() - 0.5 * states.square().sum(1)).argmax(1)
-        return float(stats.chisquare(np.bincount(seen.numpy(), minlength=len(p)), n * p).pvalue)
-
-    assert p_value(network) > 1e-4
-    for parameter in (network.W, network.b, network.c):
-        parameter.mul_(1.1)
-    assert p_value(network) < 1e-4
-
-
-def test_gibbs_draws_a_mixture_of_gaussians():
-    """Gaussian visibles, 2^4 hidden states: p(v) is a mixture with known mean and covariance, at 4.5 standard errors."""
-    network, n = machine("gaussian", "bernoulli", scale=0.8).requires_grad_(False), 60_000
-    h = network.hidden.states(0, 16)
-    weight = torch.softmax(network.visible.log_partition(network.even_field(h)) + h @ network.c, 0)
-    centres, variance = network.visible_given(h), network.visible.variance
-    mean = weight @ centres
-    covariance = torch.diag(variance) + (centres - mean).t() @ ((centres - mean) * weight[:, None])
-    noise = RowNoise(2, n, dtype=torch.float64)
-    v = network.gibbs(network.fantasy(noise), 30, noise)
-    centred = v - mean
-    products = centred[:, :, None] * centred[:, None, :]
-    assert ((v.mean(0) - mean).abs() <= 4.5 * v.std(0) / n**0.5).all()
-    assert ((products.mean(0) - covariance).abs() <= 4.5 * products.std(0) / n**0.5).all()
-
-
 def table(n: int, seed: int) -> pd.DataFrame:
     """Two groups that differ in every column."""
     rng = np.random.default_rng(seed)

@@ -16,7 +16,7 @@ from boltzmann_kit import p_value
 from reverie.learning.ladder import Ladder
 from reverie.probability.deep import DeepMachine
 from reverie.probability.restricted import Restricted
-from reverie.probability.units import Bernoulli, Categorical, Gaussian, ReLU, Spin, Units
+from reverie.probability.units import Bernoulli, Categorical, Gaussian, ReLU, SideBySide, Spin, Units
 from reverie.rng import StreamNoise, generator
 
 KINDS = ("bernoulli", "spin", "categorical", "gaussian", "relu")
@@ -63,7 +63,8 @@ class Group:
     """The units of a layer together: all combinations of their values (S, width), -U, and bins (S,)."""
 
     def __init__(self, layer: Units) -> None:
-        self.axes = [Axis(layer) for _ in range(layer.count)]
+        parts = layer.layers if isinstance(layer, SideBySide) else [layer]
+        self.axes = [axis for part in parts for axis in [Axis(part)] * part.count]
         grids = torch.cartesian_prod(*(torch.arange(len(axis.values)) for axis in self.axes)).view(-1, layer.count)
         picked = list(zip(self.axes, grids.t(), strict=True))
         self.values = torch.cat([axis.values[index] for axis, index in picked], 1)
@@ -87,6 +88,8 @@ class Group:
 
 def layer_of(kind: str, numbers: int, others: int) -> Units:
     """That kind of units: so many of numbers, so many of others (two softmax units of three levels)."""
+    if kind == "mixed":
+        return SideBySide([Bernoulli(1), Categorical(1, 3), Gaussian(1)])
     if kind == "categorical":
         return Categorical(2, 3)
     if kind in ("gaussian", "relu"):
@@ -98,14 +101,14 @@ def restricted(visible: str, hidden: str) -> Restricted:
     """Two visible numbers or three others, one hidden number or two others; strong couplings but between numbers."""
     source = generator(3, visible, hidden)
     machine = Restricted(layer_of(visible, 2, 3), layer_of(hidden, 1, 2))
-    numbers = {"gaussian", "relu"} & {visible}, {"gaussian", "relu"} & {hidden}
-    scale = {0: 1.0, 1: 0.7, 2: 0.45}[sum(map(bool, numbers))] / (1 + (visible == hidden == "spin"))
+    numbers = sum(kind in ("gaussian", "relu", "mixed") for kind in (visible, hidden))
+    scale = (1.0, 0.7, 0.45)[numbers] / (1 + (visible == hidden == "spin"))
     with torch.no_grad():
         for parameter, size in ((machine.W, scale), (machine.b, 0.5), (machine.c, 0.5)):
             parameter.copy_(size * torch.randn(parameter.shape, generator=source).clamp(-1.5, 1.5))
-        for units in (machine.visible, machine.hidden):
-            if isinstance(units, Gaussian):
-                units.log_variance.fill_(-0.3)
+        for part in machine.modules():
+            if isinstance(part, Gaussian):
+                part.log_variance.fill_(-0.3)
     return machine.requires_grad_(False)
 
 
@@ -159,7 +162,7 @@ def fit(visible: str, hidden: str, temperature: float, chains: int, *, clamped: 
     return p_value(drawn(machine, groups, temperature * off, chains, 1, value), chance)
 
 
-PAIRS = [(visible, hidden) for visible in KINDS for hidden in KINDS]
+PAIRS = [(visible, hidden) for visible in (*KINDS, "mixed") for hidden in KINDS]
 CASES = [(temperature, clamped) for temperature in (0.5, 1.0, 2.0) for clamped in (False, True)]
 
 

@@ -110,7 +110,8 @@ class ContrastiveDivergence(Learner):
         gradients: dict[nn.Parameter, Tensor] = {}
         metrics: Metrics = {}
         if self._discriminative < 1:
-            gradients, metrics = self.contrast(x, batch.y, batch.rows, share, batch.observed)
+            with self._machine.fixed_weights():
+                gradients, metrics = self.contrast(x, batch.y, batch.rows, share, batch.observed)
         if self._discriminative:
             assert batch.y is not None
             y = batch.y.to(x.dtype)

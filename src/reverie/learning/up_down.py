@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from reverie.data.space import Batch
-from reverie.learning.contrastive import ContrastiveDivergence
+from reverie.learning.contrastive import ContrastiveDivergence, shares
 from reverie.learning.descent import Descent
 from reverie.learning.phases import Learner, Metrics, State
 from reverie.learning.run import Run
@@ -34,12 +34,10 @@ class UpDown(Learner):
     def step(self, batch: Batch) -> Metrics:
         network: Any = self.network
         run, x = self._run, batch.x.flatten(1)
-        weight = (
-            torch.ones(len(x), dtype=x.dtype, device=x.device) if batch.weight is None else batch.weight.to(x.dtype)
-        )
-        share = weight / run.sum(weight.sum())
+        share = shares(batch, x, run)
         states = network.up(x, run.noise(batch.rows, x.dtype))
-        gradients, metrics = self._top.contrast(states[-1], batch.y, batch.rows, share)
+        with network.top.fixed_weights():
+            gradients, metrics = self._top.contrast(states[-1], batch.y, batch.rows, share)
         dream = self._top.fantasy
         assert dream is not None
         h = dream[:, : states[-1].shape[1]]

@@ -141,10 +141,11 @@ class DBMNetwork(DeepMachine, Stacked):
 
     @torch.no_grad()
     def inputs(self, x: Tensor) -> Tensor:
-        """x and behind it the posterior means of the second hidden layer, the classifier's input."""
+        """x and behind it the posterior means of the second hidden layer, the classifier's input: by as many updates when
+        it is used as when it learned."""
         if self.top == 1:
             return x
-        return torch.cat([x, self.split(*self.infer(x))[2]], 1)
+        return torch.cat([x, self.split(*self.infer(x, passes=self.passes))[2]], 1)
 
     def scores(self, x: Tensor) -> Tensor:
         """By the bounds on log p(x, y)."""

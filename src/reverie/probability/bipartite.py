@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TypeAlias
 
 import torch
@@ -45,7 +46,7 @@ class Bipartite(Machine):
         super().__init__()
         self.labels = labels
         self.register_buffer("_classes", torch.zeros(labels, dtype=torch.float64))
-        self._rounded: dict[nn.Parameter, tuple[int, Tensor]] = {}
+        self._rounded: dict[nn.Parameter, Tensor] | None = None
 
     @property
     @abstractmethod
@@ -103,15 +104,25 @@ class Bipartite(Machine):
     def weighed(
         self, field: Tensor, states: Tensor, weights: nn.Parameter, *, down: bool = False, scale: float = 1.0
     ) -> Tensor:
-        """field + scale * states @ weights (`down`: their transpose), (n, width). The rounded weights are kept until an
-        update changes them: an update asks for them several times."""
+        """field + scale * states @ weights (`down`: their transpose), (n, width)."""
         if not (self.short_products and self.training):
             return torch.addmm(field, states, weights.t() if down else weights, alpha=scale)
-        kept = self._rounded.get(weights)
-        if kept is None or kept[0] != weights._version or kept[1].device != weights.device:
-            kept = self._rounded[weights] = (weights._version, weights.detach().bfloat16())
-        short = kept[1].t() if down else kept[1]
-        return torch.add(field, torch.mm(states.bfloat16(), short).to(states.dtype), alpha=scale)
+        short = None if self._rounded is None else self._rounded.get(weights)
+        if short is None:
+            short = weights.detach().bfloat16()
+            if self._rounded is not None:
+                self._rounded[weights] = short
+        product = torch.mm(states.bfloat16(), short.t() if down else short)
+        return torch.add(field, product.to(states.dtype), alpha=scale)
+
+    @contextmanager
+    def fixed_weights(self) -> Iterator[None]:
+        """Within it the weights do not change, so they are rounded once: an update asks for them several times."""
+        self._rounded = {}
+        try:
+            yield
+        finally:
+            self._rounded = None
 
     # ------------------------------------------------------------------ energies and chains
 

@@ -139,14 +139,14 @@ class DeepMachine(Bipartite):
             means.append(layers[number].mean(field))
         return means
 
-    def infer(self, x: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Mean-field q(hidden | x), and the label where y (n, K) has none: even and odd means, x and y among them. In
-        training at most `passes` updates, else as many as it takes, up to a hundred."""
+    def infer(self, x: Tensor, y: Tensor | None = None, *, passes: int | None = None) -> tuple[Tensor, Tensor]:
+        """Mean-field q(hidden | x), and the label where y (n, K) has none: even and odd means, x and y among them. Unless
+        `passes` says how many updates at most, `self.passes` in training, else as many as it takes, up to a hundred."""
         means = self.bottom_up(x)
         if self.labels:
             means[-1] = self._known(means[-1], y)
         even, odd = torch.cat(means[::2], 1), torch.cat(means[1::2], 1)
-        for _ in range(self.passes if self.training else _PASSES):
+        for _ in range(passes or (self.passes if self.training else _PASSES)):
             before = odd
             odd = self._damped(self.hold_odd(self.odd.mean(self.odd_field(even)), y), before)
             even = self._damped(self.even_means(x, odd, y), even)
