@@ -145,7 +145,8 @@ class DBMNetwork(DeepMachine, Stacked):
         it is used as when it learned."""
         if self.top == 1:
             return x
-        return torch.cat([x, self.split(*self.infer(x, passes=self.passes))[2]], 1)
+        with self.fixed_weights():
+            return torch.cat([x, self.split(*self.infer(x, passes=self.passes))[2]], 1)
 
     def scores(self, x: Tensor) -> Tensor:
         """By the bounds on log p(x, y)."""

@@ -132,51 +132,56 @@ class DeepMachine(Bipartite):
     def bottom_up(self, x: Tensor) -> list[Tensor]:
         """Means of every layer from the one below with the weights doubled, but for the top one, which has no layer above
         to make up for: the pass that pre-training trained."""
+        return self._upwards(x, self.weighed(self.b[1], x, self.W[0]))
+
+    def _upwards(self, x: Tensor, field: Tensor) -> list[Tensor]:
+        """`bottom_up`, the first hidden layer's `field` b + x W at hand already."""
         layers, means = self.layers, [x]
         for number in range(1, self.depth):
             double = 2.0 if number < self.top else 1.0
-            field = self.weighed(self.b[number], means[-1], self.W[number - 1], scale=double)
+            if number == 1:
+                field = torch.lerp(self.b[1], field, double)
+            else:
+                field = self.weighed(self.b[number], means[-1], self.W[number - 1], scale=double)
             means.append(layers[number].mean(field))
         return means
 
     def infer(self, x: Tensor, y: Tensor | None = None, *, passes: int | None = None) -> tuple[Tensor, Tensor]:
         """Mean-field q(hidden | x), and the label where y (n, K) has none: even and odd means, x and y among them. Unless
         `passes` says how many updates at most, `self.passes` in training, else as many as it takes, up to a hundred."""
-        means = self.bottom_up(x)
+        layers, from_data = self.layers, self.weighed(self.b[1], x, self.W[0])
+        means = self._upwards(x, from_data)
         if self.labels:
             means[-1] = self._known(means[-1], y)
-        even, odd = torch.cat(means[::2], 1), torch.cat(means[1::2], 1)
-        for _ in range(passes or (self.passes if self.training else _PASSES)):
-            before = odd
-            odd = self._damped(self.hold_odd(self.odd.mean(self.odd_field(even)), y), before)
-            even = self._damped(self.even_means(x, odd, y), even)
-            if float((odd - before).abs().max()) < self.tolerance:
-                break
-        return even, odd
 
-    def even_means(self, x: Tensor, odd: Tensor, y: Tensor | None = None) -> Tensor:
-        """Means of the even units given the odd ones' `odd`, the visible layer held at x, (n, even width)."""
-        means = self._held(self.even.mean(self.even_field(odd)), 0, y)
-        return torch.cat([x, means[:, self.widths[0] :]], 1)
+        def updated(number: int) -> Tensor:
+            below = means[number - 1]
+            field = from_data if number == 1 else self.weighed(self.b[number], below, self.W[number - 1])
+            if number + 1 < self.depth:
+                field = self.weighed(field, means[number + 1], self.W[number], down=True)
+            mean = layers[number].mean(field)
+            mean = self._known(mean, y) if self.labels and number == self.depth - 1 else mean
+            return torch.lerp(mean, means[number], self.damping) if self.damping else mean
+
+        for _ in range(passes or (self.passes if self.training else _PASSES)):
+            before = means[1::2]
+            for number in (*range(1, self.depth, 2), *range(2, self.depth, 2)):
+                means[number] = updated(number)
+            if max(float((a - b).abs().max()) for a, b in zip(means[1::2], before, strict=True)) < self.tolerance:
+                break
+        return torch.cat(means[::2], 1), torch.cat(means[1::2], 1)
 
     def hold_odd(self, odd: Tensor, y: Tensor | None) -> Tensor:
-        """The odd units' means with known labels put in."""
-        return self._held(odd, 1, y)
-
-    def _held(self, group: Tensor, parity: int, y: Tensor | None) -> Tensor:
-        """A group's means with known labels put in, where the label layer is of that group."""
-        if y is None or not self.labels or (self.depth - 1) % 2 != parity:
-            return group
-        return torch.cat([group[:, : -self.labels], self._known(group[:, -self.labels :], y)], 1)
+        """The odd units' means with known labels put in, where the label layer is one of theirs."""
+        if y is None or not self.labels or (self.depth - 1) % 2 == 0:
+            return odd
+        return torch.cat([odd[:, : -self.labels], self._known(odd[:, -self.labels :], y)], 1)
 
     def _known(self, means: Tensor, y: Tensor | None) -> Tensor:
         """A label layer's means with the labels that are known put in."""
         if y is None:
             return means
         return torch.where(y.sum(1, keepdim=True) > 0, y.to(means.dtype), means)
-
-    def _damped(self, new: Tensor, old: Tensor) -> Tensor:
-        return torch.lerp(new, old, self.damping) if self.damping else new
 
     def bound(self, x: Tensor, noise: Noise | None = None, samples: int = 0) -> Tensor:
         """log p(x) + log Z from below, the odd units summed out, (n,): with q the mean-field posterior of the even hidden
