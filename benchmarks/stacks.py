@@ -94,8 +94,8 @@ def dbn_classifier(arguments: argparse.Namespace) -> dict[str, Any]:
     data = mnist(arguments.data)
     recipe = rv.DBN(hidden=(500, 500, 2000), products=products(arguments))
     model = trained("dbn-500-500-2000", recipe, data["x_train"], epochs=60)
-    options = {"dropout": 0.3, "input_dropout": 0.2}
-    return classifier(model, "dbn-classifier", data, epochs=arguments.epochs or 60, **options)
+    options = {"dropout": 0.2, "input_dropout": 0.2}
+    return classifier(model, "dbn-classifier", data, epochs=arguments.epochs or 30, **options)
 
 
 def dbm_classifier(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -103,14 +103,14 @@ def dbm_classifier(arguments: argparse.Namespace) -> dict[str, Any]:
     data = mnist(arguments.data)
     recipe = rv.DBM(hidden=(500, 1000), lr=0.15, chains=200, passes=1, products=products(arguments))
     model = trained("dbm", recipe, data["x_train"], epochs=150)
-    options = {"dropout": 0.5, "input_dropout": 0.2}
-    return classifier(model, "dbm-classifier", data, epochs=arguments.epochs or 60, **options)
+    options = {"dropout": 0.35, "input_dropout": 0.2, "passes": 5}
+    return classifier(model, "dbm-classifier", data, epochs=arguments.epochs or 80, **options)
 
 
 def hybrid(arguments: argparse.Namespace) -> dict[str, Any]:
     """Classification RBM, the gradient partly of p(y | x) and partly of p(x, y)."""
     data = mnist(arguments.data)
-    recipe = rv.RBM(hidden=1500, lr=0.1, discriminative=0.9, products=products(arguments))
+    recipe = rv.RBM(hidden=1000, optimizer="adam", lr=0.004, discriminative=0.99, products=products(arguments))
     model = trained("hybrid", recipe, data["x_train"], data["y_train"], epochs=arguments.epochs or 40)
     wrong = model.predict(data["x_test"]) != data["y_test"]
     return {"cpu_seconds": model.info["cpu_seconds"], "test_error_percent": float(100 * wrong.mean())}

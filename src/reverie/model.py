@@ -398,12 +398,14 @@ class Model:
             x = self.codec.noise(prepared.x, LatticeNoise(len(prepared), 0, 1) if middle else within)
             observed = prepared.observed
             if observed is not None:
-                noise = self._noise(seed, f"impute {draw}", len(prepared), start)
-                condition = _moved(prepared.y, self.device)
+                x, observed, condition = x.to(self.device), observed.to(self.device), _moved(prepared.y, self.device)
+                chains = getattr(self.network, "mean_chains", 1) if draw is None else 1
+                names = [f"impute {draw}", *(f"impute {draw}, chain {chain}" for chain in range(1, chains))]
+                noises = [self._noise(seed, name, len(prepared), start) for name in names]
                 with torch.inference_mode():
-                    x = self.network.conditional(  # type: ignore[operator]
-                        x.to(self.device), observed.to(self.device), condition, noise, mean=draw is None
-                    )
+                    conditional: Any = self.network.conditional
+                    found = [conditional(x, observed, condition, noise, mean=draw is None) for noise in noises]
+                    x = found[0] if len(found) == 1 else torch.where(observed, x, torch.stack(found).mean(0))
             tables.append(self.schema.fill(raw, self.codec.decode(x, means=draw is None)))
         return self.schema.restore(Table.concat(tables))
 

@@ -173,6 +173,9 @@ class BoltzmannMachine(Estimator):
 class BoltzmannNetwork(Boltzmann):
     """The machine and what a Model asks of it."""
 
+    mean_chains = 10
+    """Chains whose conditional means `impute` averages: one stays in the valley that it fell into."""
+
     pictures = False
 
     @property
@@ -227,7 +230,7 @@ class BoltzmannNetwork(Boltzmann):
         return self.values(self.hidden_means(x, "exact" if self.sums_hidden else "mean_field"))
 
     def conditional(
-        self, x: Tensor, observed: Tensor, y: Tensor | None, noise: Noise, *, mean: bool, sweeps: int = 200
+        self, x: Tensor, observed: Tensor, y: Tensor | None, noise: Noise, *, mean: bool, sweeps: int = 100
     ) -> Tensor:
         """Clamped Gibbs sampling of what is missing; `mean` averages its probabilities over the second half."""
         sampler, draw, start = self.sampler(), draw_from(noise, self.units), self.fantasy(noise)

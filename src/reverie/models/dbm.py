@@ -213,7 +213,7 @@ class DBMNetwork(DeepMachine, Stacked):
         return z
 
     def conditional(
-        self, x: Tensor, observed: Tensor, y: Tensor | None, noise: Noise, *, mean: bool, sweeps: int = 200
+        self, x: Tensor, observed: Tensor, y: Tensor | None, noise: Noise, *, mean: bool, sweeps: int = 100
     ) -> Tensor:
         """Clamped Gibbs sampling of the missing units, the label clamped to y where it is given; `mean` averages their
         means over the second half."""

@@ -165,7 +165,7 @@ class DBNNetwork(BeliefNetwork, Stacked):
         return self.down(self.top.visible_given(z)[:, : self.top.data_width])[-1]
 
     def conditional(
-        self, x: Tensor, observed: Tensor, y: Tensor | None, noise: Noise, *, mean: bool, sweeps: int = 200
+        self, x: Tensor, observed: Tensor, y: Tensor | None, noise: Noise, *, mean: bool, sweeps: int = 100
     ) -> Tensor:
         """Missing units by passes up, one sweep of the top machine, and passes down, the observed ones put back each time
         (the recognition posterior stands in for the true one); `mean` averages their means over the second half."""

@@ -25,7 +25,7 @@ from reverie.data.space import Space, Wants
 from reverie.errors import InvalidOption, Unsupported
 from reverie.estimator import Estimator
 from reverie.learning.contrastive import ContrastiveDivergence
-from reverie.learning.descent import Descent, ScheduleName
+from reverie.learning.descent import Descent, OptimizerName, ScheduleName
 from reverie.learning.phases import Phase
 from reverie.learning.run import Run
 from reverie.model import Model
@@ -57,8 +57,11 @@ class RBM(Estimator):
     is parallel tempering, which mixes where Gibbs sampling sticks, at as many times the chains' cost."""
     lr: float = Field(default=0.2, gt=0)
     """Learning rate at its highest. Centred gradients with persistent chains bear far more than plain CD does."""
+    optimizer: OptimizerName = "sgd"
+    """Optimizer: plain gradient descent suits the centred gradient of log p(x); that of log p(y | x) wants adam, with a
+    learning rate of a few thousandths."""
     momentum: float = Field(default=0.0, ge=0, lt=1)
-    """Momentum of the updates."""
+    """Momentum of the updates, with sgd."""
     weight_decay: float = Field(default=0.0, ge=0)
     """L2 penalty on the weights."""
     l1: float = Field(default=0.0, ge=0)
@@ -84,6 +87,8 @@ class RBM(Estimator):
             raise InvalidOption(
                 "replicas: tempered copies are of persistent chains; give chains, or leave replicas at 1"
             )
+        if self.momentum and self.optimizer != "sgd":
+            raise InvalidOption(f"momentum: {self.optimizer} has its own; leave momentum at 0, or take optimizer='sgd'")
 
     def wants(self, schema: Schema) -> Wants:
         if self.visible == "mixed":
@@ -132,7 +137,7 @@ class RBM(Estimator):
             descent = Descent(
                 list(network.parameters()),
                 run,
-                optimizer="sgd",
+                optimizer=self.optimizer,
                 lr=self.lr,
                 momentum=self.momentum,
                 decay=self.schedule,
@@ -154,6 +159,8 @@ class RBMNetwork(Restricted):
     """The machine and what a Model asks of it."""
 
     marginalises = True
+    mean_chains = 10
+    """Chains whose conditional means `impute` averages: one stays in the valley that it fell into."""
 
     def limits(self, space: Space) -> dict[str, str]:
         """Without labels there is nothing to predict."""
@@ -276,7 +283,7 @@ class RBMNetwork(Restricted):
         return self.visible_given(z)[:, : self.data_width]
 
     def conditional(
-        self, x: Tensor, observed: Tensor, y: Tensor | None, noise: Noise, *, mean: bool, sweeps: int = 200
+        self, x: Tensor, observed: Tensor, y: Tensor | None, noise: Noise, *, mean: bool, sweeps: int = 100
     ) -> Tensor:
         """Clamped Gibbs sampling of the missing units, the label clamped to y where it is given; `mean` averages their
         means over the second half."""

@@ -119,6 +119,8 @@ class Stacked(nn.Module, ABC):
     outputs are `numbers` or log-odds of classes."""
 
     marginalises = True
+    mean_chains = 10
+    """Chains whose conditional means `impute` averages: one stays in the valley that it fell into."""
     classifier: Unrolled | None
     labels: int
     numbers: bool

@@ -35,3 +35,23 @@ def test_tempered_chains_learn_what_plain_ones_lose():
 def test_copies_are_of_persistent_chains():
     with pytest.raises(InvalidOption, match="give chains"):
         rv.RBM(chains=0, replicas=2)
+
+
+def test_momentum_is_of_plain_descent():
+    with pytest.raises(InvalidOption, match="momentum: adam has its own"):
+        rv.RBM(optimizer="adam", momentum=0.5)
+
+
+def test_adam_learns_classes_where_plain_descent_crawls():
+    """Which of two halves has more ones, in 30 passes: of what the classifier could gain on the share of the larger class,
+    adam gains most and plain descent of the default rate little."""
+    rng = np.random.default_rng(0)
+    bits = rng.random((2000, 16)) < 0.5
+    names = np.where(bits[:, :8].sum(1) > bits[:, 8:].sum(1), "left", "right")
+    right = {}
+    for optimizer, lr in (("sgd", 0.2), ("adam", 0.01)):
+        recipe = rv.RBM(hidden=16, discriminative=1.0, optimizer=optimizer, lr=lr)
+        model = recipe.fit(bits[:1500], names[:1500], epochs=30, seed=0, progress=False)
+        right[optimizer] = float((model.predict(bits[1500:]) == names[1500:]).mean())
+    assert right["adam"] > 0.93
+    assert right["adam"] > right["sgd"]
