@@ -203,7 +203,29 @@ def depth(arguments: argparse.Namespace) -> dict[str, Any]:
                 error = float((net(t).argmax(1) != truth).float().mean())
             rows.append({"layers": layers, "start": start, "test_error": error, "first_gradient_norm": norm})
             print(json.dumps(rows[-1]), flush=True)
+    draw_depth(rows)
     return {"rows": rows}
+
+
+def draw_depth(rows: list[dict[str, Any]]) -> None:
+    """Test error, and the first layer's gradient norm at the start, by depth: docs/images/depth.png."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, panels = plt.subplots(1, 2, figsize=(7, 2.6), layout="constrained")
+    for start, colour in (("random", "tab:orange"), ("stack", "tab:blue")):
+        chosen = [row for row in rows if row["start"] == start]
+        layers = [row["layers"] for row in chosen]
+        label = "from random weights" if start == "random" else "from a stack of machines"
+        panels[0].semilogy(layers, [100 * row["test_error"] for row in chosen], "o-", color=colour, label=label)
+        panels[1].semilogy(layers, [row["first_gradient_norm"] for row in chosen], "o-", color=colour)
+    panels[0].set(xlabel="hidden layers of 300", ylabel="test error, %")
+    panels[0].legend(frameon=False, fontsize=8)
+    panels[1].set(xlabel="hidden layers of 300", ylabel="first layer's gradient norm")
+    figure.savefig(RESULTS.parents[1] / "docs" / "images" / "depth.png", dpi=80)
+    plt.close(figure)
 
 
 CASES: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
