@@ -161,7 +161,7 @@ def test_data_flags_reach_load_data(cli, tmp_path):
 def test_labels_that_come_with_the_data_are_left_out_where_a_family_takes_none(cli):
     said = cli("fit", "gmm", "digits", "--max-rows", "50", "--components", "1", "--epochs", "1", "--out", "r")
     assert said.code == 0
-    assert "labels of digits, if any, are left out of gmm: --y COLUMN would name gmm's components" in said.err
+    assert "labels of digits, if any, are left out of gmm: --y COLUMN would name its components" in said.err
     assert store.load("r").schema.condition is None
     said = cli("fit", "hopfield", "digits", "--max-rows", "50", "--out", "s")
     assert "labels of digits, if any, are left out of hopfield: it does not learn from labels" in said.err

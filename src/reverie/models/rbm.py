@@ -61,7 +61,7 @@ class RBM(Estimator):
     """Optimizer: plain gradient descent suits the centred gradient of log p(x); that of log p(y | x) wants adam, with a
     learning rate of a few thousandths."""
     momentum: float = Field(default=0.0, ge=0, lt=1)
-    """Momentum of the updates, with sgd."""
+    """Momentum of the updates, with sgd or rmsprop."""
     weight_decay: float = Field(default=0.0, ge=0)
     """L2 penalty on the weights."""
     l1: float = Field(default=0.0, ge=0)
@@ -87,8 +87,6 @@ class RBM(Estimator):
             raise InvalidOption(
                 "replicas: tempered copies are of persistent chains; give chains, or leave replicas at 1"
             )
-        if self.momentum and self.optimizer != "sgd":
-            raise InvalidOption(f"momentum: {self.optimizer} has its own; leave momentum at 0, or take optimizer='sgd'")
 
     def wants(self, schema: Schema) -> Wants:
         if self.visible == "mixed":
@@ -119,6 +117,8 @@ class RBM(Estimator):
         labels = space.condition_width
         if self.discriminative and not labels:
             raise InvalidOption("discriminative: there are no labels to tell apart; give y, or leave it at 0")
+        if self.momentum and self.optimizer.startswith("adam"):
+            raise InvalidOption(f"momentum: {self.optimizer} has its own; leave momentum at 0, or take optimizer='sgd'")
         return RBMNetwork(
             units_of(space),
             units(self.units, self.hidden, learn_variance=False),

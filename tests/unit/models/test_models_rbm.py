@@ -39,7 +39,7 @@ def test_copies_are_of_persistent_chains():
 
 def test_momentum_is_of_plain_descent():
     with pytest.raises(InvalidOption, match="momentum: adam has its own"):
-        rv.RBM(optimizer="adam", momentum=0.5)
+        rv.RBM(optimizer="adam", momentum=0.5).fit(np.eye(4, dtype=bool), epochs=1, progress=False)
 
 
 def test_adam_learns_classes_where_plain_descent_crawls():
