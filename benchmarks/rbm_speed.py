@@ -156,9 +156,9 @@ PAIRS = [
 ]
 
 
-def main(peer_python: str, blocks: int = 3) -> None:
+def main(peer_python: str, blocks: int = 3, all_threads: tuple[int, ...] = (1, 2)) -> None:
     rows = []
-    for threads in (1, 2):
+    for threads in all_threads:
         bound = in_process([sys.executable, __file__, "limit"], threads).extra
         for mine, theirs in PAIRS:
 
