@@ -111,7 +111,7 @@ def hybrid(arguments: argparse.Namespace) -> dict[str, Any]:
     """Classification RBM, the gradient partly of p(y | x) and partly of p(x, y)."""
     data = mnist(arguments.data)
     recipe = rv.RBM(hidden=1000, optimizer="adam", lr=0.004, discriminative=0.99, products=products(arguments))
-    model = trained("hybrid", recipe, data["x_train"], data["y_train"], epochs=arguments.epochs or 40)
+    model = trained("hybrid", recipe, data["x_train"], data["y_train"], epochs=arguments.epochs or 20)
     wrong = model.predict(data["x_test"]) != data["y_test"]
     return {"cpu_seconds": model.info["cpu_seconds"], "test_error_percent": float(100 * wrong.mean())}
 
