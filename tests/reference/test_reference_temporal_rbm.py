@@ -356,6 +356,16 @@ def test_an_estimate_agrees_with_the_exact_likelihood():
     assert exact.mean() > coins + 0.5  # the state is seen in the step before
 
 
+def test_an_estimate_for_numbers_is_in_the_datas_units():
+    """All 360 steps, so that only the annealing errs; the spreads of the first `order` steps differ from the others'."""
+    rows = [5 * row for row in oscillations(12, length=30)]
+    model = TemporalRBM(hidden=4, order=2).fit(rows, epochs=3, seed=0, **QUIET)
+    exact = np.concatenate(temporal_rbm.one_step_log_prob(model, rows)).mean()
+    found = temporal_rbm.estimate_log_prob(model, rows, frames=360, chains=10, temperatures=100, burn_in=30, seed=1)
+    assert abs(found["nats"] - exact) < 0.02
+    assert abs(found["nats_reverse"] - exact) < 0.02
+
+
 def test_held_out_loss_is_that_of_log_prob():
     """Nats per sequence, so that stopping early watches the likelihood; without a listable layer there is none to watch."""
     rows = oscillations(20, length=20)

@@ -255,7 +255,7 @@ def estimate_log_prob(
     for table, x in _steps(model, X):
         x = x.to(torch.float64)
         u = precise.windows(x)
-        energy = precise.free_energy(precise.frames(x.values, u), precise.shifts(u)) + precise.s.log().sum()
+        energy = precise.free_energy(precise.frames(x.values, u), precise.shifts(u)) - precise.log_det(u)
         windows.append(u.to(network.A.dtype))
         energies.append(energy - torch.from_numpy(codec.step_log_det(table)).to(energy))
     u, energy = torch.cat(windows), torch.cat(energies)
