@@ -6,7 +6,7 @@ import copy
 import inspect
 import math
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, final
 
@@ -25,7 +25,7 @@ from reverie.data.space import Points
 from reverie.data.table import Table
 from reverie.errors import CheckpointError, InvalidOption, Unsupported, did_you_mean
 from reverie.intake import Intake, one_hot
-from reverie.rng import LatticeNoise, Noise, RowNoise, stream
+from reverie.rng import Chosen, LatticeNoise, Noise, RowNoise, stream
 
 NEEDS: dict[str, tuple[str, ...]] = {
     "sample": ("sample",),
@@ -403,11 +403,23 @@ class Model:
                 names = [f"impute {draw}", *(f"impute {draw}, chain {chain}" for chain in range(1, chains))]
                 noises = [self._noise(seed, name, len(prepared), start) for name in names]
                 with torch.inference_mode():
-                    conditional: Any = self.network.conditional
-                    found = [conditional(x, observed, condition, noise, mean=draw is None) for noise in noises]
-                    x = found[0] if len(found) == 1 else torch.where(observed, x, torch.stack(found).mean(0))
+                    x = self._completed(x, observed, condition, noises, mean=draw is None)
             tables.append(self.schema.fill(raw, self.codec.decode(x, means=draw is None)))
         return self.schema.restore(Table.concat(tables))
+
+    def _completed(self, x: Any, observed: Tensor, y: Tensor | None, noises: Sequence[Noise], *, mean: bool) -> Any:
+        """x with the mean over the noises of what the network puts in for cells that are not observed; where rows are
+        tensors, those without such cells are left alone."""
+        conditional: Any = self.network.conditional
+        holed = None if not isinstance(x, Tensor) else (~observed).flatten(1).any(1).nonzero()[:, 0]
+        if holed is not None and len(holed) < len(x):
+            if not len(holed):
+                return x
+            rows, seen, own = x[holed], observed[holed], None if y is None else y[holed]
+            found = self._completed(rows, seen, own, [Chosen(noise, holed) for noise in noises], mean=mean)
+            return x.index_copy(0, holed, found.to(x.dtype))
+        runs = [conditional(x, observed, y, noise, mean=mean) for noise in noises]
+        return runs[0] if len(runs) == 1 else torch.where(observed, x, torch.stack(runs).mean(0))
 
     def _classified(self, X: Any) -> tuple[list[Table], NDArray[Any]]:
         tables, parts = [], []

@@ -120,23 +120,20 @@ class StreamNoise(Noise):
         return drawn if self._world == 1 else drawn[self._rank :: self._world]
 
 
-class ChosenNoise(Noise):
-    """Noise for the rows `own` of a part of `global_rows`: what one process would have drawn for them."""
+class Chosen(Noise):
+    """Noise for some rows of another source, in rising order: what the whole of it would have been for them."""
 
-    def __init__(
-        self, source: torch.Generator, global_rows: int, own: Tensor, *, dtype: torch.dtype = torch.float32
-    ) -> None:
-        self._source, self._global, self._dtype = source, global_rows, dtype
-        self._own = own.to(source.device)
-        self.rows = len(own)
+    def __init__(self, source: Noise, own: Tensor) -> None:
+        self._source, self._own, self.rows = source, own, len(own)
 
     def normal(self, *shape: int) -> Tensor:
-        drawn = torch.randn(self._global, *shape, generator=self._source, device=self._source.device, dtype=self._dtype)
-        return drawn if self.rows == self._global else drawn[self._own]
+        return self._chosen(self._source.normal(*shape))
 
     def uniform(self, *shape: int) -> Tensor:
-        drawn = torch.rand(self._global, *shape, generator=self._source, device=self._source.device, dtype=self._dtype)
-        return drawn if self.rows == self._global else drawn[self._own]
+        return self._chosen(self._source.uniform(*shape))
+
+    def _chosen(self, drawn: Tensor) -> Tensor:
+        return drawn if self.rows == self._source.rows else drawn[self._own.to(drawn.device)]
 
 
 class Folded(Noise):

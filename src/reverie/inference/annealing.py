@@ -57,6 +57,18 @@ def anneal(
     return weights
 
 
+def sandwich(log_base: float, forward: Tensor, backward: Tensor) -> dict[str, float]:
+    """log Z from below and from above, of log-weights from a base of `log_base` to the target and from the target back."""
+    up, down = summarise(forward), summarise(backward)
+    return {
+        "log_z": log_base + up.value,
+        "standard_error": up.standard_error,
+        "effective_chains": up.effective,
+        "log_z_reverse": log_base - down.value,
+        "standard_error_reverse": down.standard_error,
+    }
+
+
 def summarise(log_weights: Tensor) -> Estimate:
     """log mean exp of the weights, and its standard error by the delta method: sd(w) / (sqrt(R) mean(w))."""
     count = log_weights.numel()

@@ -13,7 +13,7 @@ from reverie.learning.phases import Learner, Metrics, State
 from reverie.learning.run import Run
 from reverie.probability.conditional import Conditional
 from reverie.probability.restricted import Side
-from reverie.rng import ChosenNoise, Noise
+from reverie.rng import Chosen, Noise, StreamNoise
 
 
 class ConditionalDivergence(Learner):
@@ -87,7 +87,7 @@ class ConditionalDivergence(Learner):
         for part in torch.tensor_split(order, max(1, round(total / self._frames))):
             local = where[part.to(where.device)]
             own = torch.nonzero(local >= 0)[:, 0]
-            yield local[own].to(x.device), ChosenNoise(run.generator, len(part), own, dtype=x.dtype)
+            yield local[own].to(x.device), Chosen(StreamNoise(run.generator, len(part), dtype=x.dtype), own)
 
     @torch.no_grad()
     def validate(self, batch: Batch, noise: Noise) -> Metrics:

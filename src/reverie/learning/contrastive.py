@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from reverie.data.space import Batch
+from reverie.data.space import Batch, Ragged
 from reverie.learning.descent import Descent
 from reverie.learning.ladder import Ladder
 from reverie.learning.phases import Learner, Metrics, State
@@ -39,7 +39,7 @@ def moments(parts: Iterable[tuple[Tensor, Tensor | None]]) -> tuple[Tensor, Tens
     return mean, (second / count - mean.square()).clamp_min(0)
 
 
-def shares(batch: Batch, x: Tensor, run: Run) -> Tensor:
+def shares(batch: Batch, x: Tensor | Ragged, run: Run) -> Tensor:
     """What each of this process's rows counts for, (n,): their weights, which sum to 1 over all processes."""
     weight = torch.ones(len(x), dtype=x.dtype, device=x.device) if batch.weight is None else batch.weight.to(x.dtype)
     return weight / run.sum(weight.sum())

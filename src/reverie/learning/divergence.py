@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from reverie.data.space import Batch
+from reverie.learning.contrastive import shares
 from reverie.learning.descent import Descent
 from reverie.learning.phases import Learner, Metrics, State
 from reverie.learning.run import Run
@@ -47,8 +48,7 @@ class RaggedDivergence(Learner):
     @torch.no_grad()
     def step(self, batch: Batch) -> Metrics:
         run, x = self._run, batch.x
-        weight = self._weights(batch)
-        share = weight / run.sum(weight.sum())
+        share = shares(batch, x, run)
         noise = run.noise(batch.rows, x.dtype)
         gradients, error = self._machine.contrast(batch.x, share, self.sweeps, noise, run.sum_all)
         if self._decay:
@@ -57,16 +57,11 @@ class RaggedDivergence(Learner):
         self._descent.apply(gradients)
         return {"reconstruction": self._per_step(batch, error)}
 
-    def _weights(self, batch: Batch) -> Tensor:
-        """(n,) weights of the rows, 1 where none are given."""
-        x = batch.x
-        if batch.weight is None:
-            return torch.ones(len(x), dtype=x.dtype, device=x.device)
-        return batch.weight.to(x.dtype)
-
     def _per_step(self, batch: Batch, values: Tensor) -> Tensor:
         """This process's part of the weighted mean over all processes' steps."""
-        weight = torch.repeat_interleave(self._weights(batch), batch.x.lengths.to(values.device))
+        lengths = batch.x.lengths.to(values.device)
+        own = torch.ones(len(lengths), dtype=values.dtype) if batch.weight is None else batch.weight.to(values.dtype)
+        weight = torch.repeat_interleave(own.to(values.device), lengths)
         return weight @ values / self._run.sum(weight.sum())
 
     @torch.no_grad()

@@ -24,23 +24,22 @@ from torch import Tensor, nn
 from reverie import catalog
 from reverie.config import check_count, recipe
 from reverie.data.levels import Levels
-from reverie.data.maps import Prepared
 from reverie.data.restoring import restore_column
 from reverie.data.schema import Field as Column
 from reverie.data.schema import Schema
 from reverie.data.sequences import SequenceCodec
-from reverie.data.series import category_codes, column_values
-from reverie.data.space import Batch, Block, Ragged, Space, Wants
-from reverie.errors import InvalidOption, SchemaMismatch, Unsupported, UnsupportedData
+from reverie.data.space import Batch, Block, Space, Wants
+from reverie.errors import InvalidOption, Unsupported, UnsupportedData
 from reverie.estimator import Estimator
 from reverie.learning.descent import Descent, ScheduleName
 from reverie.learning.divergence import RaggedDivergence
 from reverie.learning.phases import Phase
 from reverie.learning.run import Run
 from reverie.model import Model
+from reverie.models.known_ratings import KnownRatings
 from reverie.probability.choices import ChoiceMachine
 from reverie.probability.rating_network import RatingNetwork
-from reverie.probability.ratings import RatingMachine, refuse_twice
+from reverie.probability.ratings import RatingMachine
 from reverie.rng import Noise
 
 _LEVELS = 20
@@ -215,7 +214,7 @@ def rating_probabilities(
     network = _network(model)
     if how not in ("exact", "mean-field"):
         raise InvalidOption(f"how: expected 'exact' or 'mean-field', got {how!r}")
-    users = _Known(model, known, unseen)
+    users = _known(model, known, unseen)
     row, item = users.pairs(pairs)
     machine = network.ratings
     out = np.full((len(row), machine.levels), np.nan)
@@ -244,9 +243,9 @@ def recommend(
 ) -> Any:
     """The `n` best items for every user in `known`, best first: a DataFrame of user, item and score.
 
-    score: "liked" is p(rating at least `like` | known), "rating" the expected rating, and "both" p(liked) times how likely
-    the user is to rate the item at all, p(item | known): what is good and within reach. `like` is a rating; by default the
-    least one not below the mean. Known items are left out unless `exclude_known` is False, and items without a training
+    score: "liked" is p(rating at least `like` | known), "rating" the expected rating (both by the hidden means), and "both"
+    p(liked) times how likely the user is to rate the item at all, p(item | known): what is good and within reach. `like` is
+    a rating; by default the least one not below the mean. Known items are left out unless `exclude_known` is False, and items without a training
     rating always are. `known`, `unseen`: see `predict_ratings`.
     """
     import pandas as pd
@@ -255,7 +254,7 @@ def recommend(
     check_count(n, "n")
     if score not in ("liked", "rating", "both"):
         raise InvalidOption(f"score: expected 'liked', 'rating' or 'both', got {score!r}")
-    users = _Known(model, known, unseen)
+    users = _known(model, known, unseen)
     machine = network.ratings
     worth = torch.tensor(_scale(model) if score == "rating" else _liked(model, like), device=machine.b.device)
     absent = machine.counts.sum(1) == 0
@@ -326,108 +325,12 @@ def _liked(model: Model, like: Any) -> NDArray[np.float64]:
     return np.asarray(np.arange(len(found)) >= found.index(like), dtype=np.float64)
 
 
+def _known(model: Model, known: Any, unseen: Literal["refuse", "missing"]) -> KnownRatings:
+    columns = _two_columns(model.schema, model.estimator.ratings)
+    return KnownRatings(model, _network(model), columns, known, unseen)
+
+
 def _network(model: Model) -> RatingNetwork:
     if not isinstance(model.network, RatingNetwork):
         raise Unsupported(f"this needs a rating_rbm, not a {model.family}")
     return model.network
-
-
-@dataclasses.dataclass
-class _Part:
-    """Some users' known ratings: items and codes (N,), and lengths (n,)."""
-
-    items: Tensor
-    codes: Tensor
-    lengths: Tensor
-
-
-class _Known:
-    """What is known of users: `ids` (n,) as the schema reads them, and their ratings as codes."""
-
-    def __init__(self, model: Model, known: Any, unseen: Literal["refuse", "missing"]) -> None:
-        if unseen not in ("refuse", "missing"):
-            raise InvalidOption(f"unseen: expected 'refuse' or 'missing', got {unseen!r}")
-        self.model, self.network, self.unseen = model, _network(model), unseen
-        schema = model.schema
-        self.item_field, rating = _two_columns(schema, model.estimator.ratings)
-        ids = schema.with_role("id")
-        if not ids:
-            raise Unsupported("the training data did not say whose ratings they are: give sequences(df, by='user')")
-        self.id_field = ids[0]
-        empty = torch.zeros(0, dtype=torch.long)
-        self.ids: NDArray[Any] = np.zeros(0, dtype=object)
-        self.all = _Part(empty, empty, empty)
-        if known is not None and len(known):
-            table = schema.read(known, unseen=unseen)
-            self.ids = table[self.id_field.name]
-            self.all = self._read(model.intake.prepare(table, False, holes=True), rating)
-        device = self.network.ratings.b.device
-        self.all = _Part(self.all.items.to(device), self.all.codes.to(device), self.all.lengths)
-        self.ends = torch.cat([self.all.lengths.new_zeros(1), self.all.lengths.cumsum(0)])
-        self.rows = {key: row for row, key in enumerate(self.ids.tolist())}
-
-    def _read(self, prepared: Prepared, rating: Column) -> _Part:
-        network, x = self.network, prepared.x
-        seen = torch.ones_like(x.values, dtype=torch.bool) if prepared.observed is None else prepared.observed
-        here, rated = seen[:, network.item.start], seen[:, network.rating.start]
-        if not bool(rated.all()):
-            raise SchemaMismatch(
-                f"known: column {rating.name!r} has cells that are empty or no rating: drop those rows"
-            )
-        if self.unseen == "refuse" and not bool(here.all()):
-            raise SchemaMismatch(f"known: column {self.item_field.name!r} has missing cells: drop those rows")
-        row = x.places[0]
-        coded = network.coded(x).values[here]
-        lengths = torch.bincount(row[here], minlength=len(x))
-        items, codes = network.ratings.codes(Ragged(coded, lengths))
-        refuse_twice(items, lengths)
-        return _Part(items, codes, lengths)
-
-    def part(self, first: int, last: int) -> _Part:
-        """The users from `first` to before `last`."""
-        last = min(last, len(self.ids))
-        steps = slice(int(self.ends[first]), int(self.ends[last]))
-        return _Part(self.all.items[steps], self.all.codes[steps], self.all.lengths[first:last])
-
-    def fields(self) -> Tensor:
-        """The hidden units' field of every user, (n, hidden)."""
-        return self.network.ratings.field(self.all.items, self.all.codes, self.all.lengths)
-
-    def own(self, row: Tensor, item: Tensor) -> Tensor:
-        """What the pairs themselves add to their users' fields where they are known, (m, hidden)."""
-        machine = self.network.ratings
-        user = torch.repeat_interleave(torch.arange(len(self.ids)), self.all.lengths)
-        key, order = (user * machine.items + self.all.items.cpu()).sort()
-        wanted = row * machine.items + item
-        out = torch.zeros(len(row), machine.hidden, device=machine.b.device)
-        if not len(key):
-            return out
-        at = torch.searchsorted(key, wanted).clamp_max(len(key) - 1)
-        hit = (key[at] == wanted).nonzero()[:, 0]
-        code = self.all.codes[order[at[hit]].to(self.all.codes.device)]
-        place = torch.arange(len(code), device=code.device)
-        rating = code % machine.levels
-        out[hit.to(out.device)] = machine.weights(code // machine.levels)[place, rating]
-        if machine.D is not None:
-            out[hit.to(out.device)] += machine.D[self.all.items[order[at[hit]].to(code.device)]]
-        return out
-
-    def pairs(self, pairs: Any) -> tuple[Tensor, Tensor]:
-        """(user's number, item's code) of a DataFrame of pairs, (m,) each: the number after the last for a user of whom
-        nothing is known, -1 for an item never seen."""
-        names = {str(name): name for name in getattr(pairs, "columns", ())}
-        for field in (self.id_field, self.item_field):
-            if field.name not in names:
-                raise SchemaMismatch(f"pairs: a DataFrame with a column {field.name!r} is wanted; it has {list(names)}")
-        ids = column_values(self.id_field, pairs[names[self.id_field.name]], SchemaMismatch)
-        items = category_codes(
-            self.item_field.one_step,
-            pairs[names[self.item_field.name]],
-            SchemaMismatch,
-            what=f"pairs: column {self.item_field.name!r}",
-            unseen=self.unseen == "missing",
-        )
-        if self.unseen == "refuse" and (items < 0).any():
-            raise SchemaMismatch(f"pairs: column {self.item_field.name!r} has missing cells: drop those rows")
-        row = np.array([self.rows.get(key, len(self.ids)) for key in np.asarray(ids).tolist()], dtype=np.int64)
-        return torch.from_numpy(row), torch.from_numpy(items)

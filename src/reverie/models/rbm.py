@@ -89,23 +89,12 @@ class RBM(Estimator):
             )
 
     def wants(self, schema: Schema) -> Wants:
-        if self.visible == "mixed":
-            return Wants(
-                family=self.family,
-                kinds=frozenset({"boolean", "integer", "number", "datetime", "category", "image"}),
-                discrete="dequantise",
-                images="dequantise",
-                missing="mask",
-                conditions=frozenset({"labels"}),
-                mixed=False,
-                flat=True,
-                partial=True,
-            )
+        bits, kinds = self.visible == "binary", {"boolean", "integer", "image"}
         return Wants(
             family=self.family,
-            kinds=frozenset({"boolean", "integer", "image"}),
-            discrete="binary",
-            images=self.pixels,
+            kinds=frozenset(kinds if bits else kinds | {"number", "datetime", "category"}),
+            discrete="binary" if bits else "dequantise",
+            images=self.pixels if bits else "dequantise",
             missing="mask",
             conditions=frozenset({"labels"}),
             mixed=False,

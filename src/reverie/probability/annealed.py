@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from reverie.inference.annealing import anneal, ladder, summarise
+from reverie.inference.annealing import anneal, ladder, sandwich
 from reverie.rng import Noise, RowNoise, stream
 
 if TYPE_CHECKING:
@@ -24,17 +24,10 @@ def log_partition(machine: Bipartite, chains: int, temperatures: int, seed: int,
     side = _Side(machine, machine.flip)
     noise = RowNoise(stream(seed, "ais"), chains, device=side.bias.device, dtype=side.bias.dtype)
     betas = ladder(temperatures)
-    forward = summarise(anneal(side.start(noise), betas, side.mover(noise)))
+    forward = anneal(side.start(noise), betas, side.mover(noise))
     state = side.burnt_in(side.start(noise), burn_in, noise)
-    backward = summarise(anneal(state, betas.flip(0), side.mover(noise)))
-    log_base = side.log_base()
-    return {
-        "log_z": log_base + forward.value,
-        "standard_error": forward.standard_error,
-        "effective_chains": forward.effective,
-        "log_z_reverse": log_base - backward.value,
-        "standard_error_reverse": backward.standard_error,
-    }
+    backward = anneal(state, betas.flip(0), side.mover(noise))
+    return sandwich(side.log_base(), forward, backward)
 
 
 class _Side:

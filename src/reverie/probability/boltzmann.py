@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reverie.errors import Unsupported
-from reverie.inference.annealing import anneal, ladder, summarise
+from reverie.inference.annealing import anneal, ladder, sandwich
 from reverie.inference.gibbs import Gibbs, Plan, bits_of_spins, draw_from, draw_into_buffer, gibbs
 from reverie.inference.graphs import Listing, colours, matrix
 from reverie.probability.partition import EXACT_BITS, Machine
@@ -332,16 +332,10 @@ class Boltzmann(Machine):
             return anneal(state.z.t(), betas, move)
 
         betas = ladder(temperatures)
-        forward = summarise(along(betas, 0))
-        backward = summarise(along(betas.flip(0), burn_in))
+        forward = along(betas, 0)
+        backward = along(betas.flip(0), burn_in)
         log_base = float(F.softplus(base.double()).sum() + self.bits()[2])
-        return {
-            "log_z": log_base + forward.value,
-            "standard_error": forward.standard_error,
-            "effective_chains": forward.effective,
-            "log_z_reverse": log_base - backward.value,
-            "standard_error_reverse": backward.standard_error,
-        }
+        return sandwich(log_base, forward, backward)
 
 
 def _others(n: int, groups: list[Tensor]) -> Tensor:

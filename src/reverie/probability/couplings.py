@@ -13,6 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from reverie.config import check_count
 from reverie.data.space import Space
 from reverie.errors import InvalidOption
 from reverie.rng import Noise, generator
@@ -273,8 +274,7 @@ class Couplings(nn.Module):
     def sample(self, noise: Noise, y: Tensor | None, *, sweeps: int = 100) -> Tensor:
         """Bits (n, N) after `sweeps` of Gibbs sampling at the model's temperature, from independent bits with the stored
         frequencies. At low temperatures a chain stays near the memory, or the mixture of memories, it fell into."""
-        if isinstance(sweeps, bool) or not isinstance(sweeps, int) or sweeps < 1:
-            raise InvalidOption(f"sweeps: expected a whole number of at least 1, got {sweeps!r}")
+        check_count(sweeps, "sweeps")
         return bits(self.gibbs(self.fantasy(noise), sweeps, noise))
 
     def conditional(
