@@ -67,8 +67,8 @@ def _check_kinds(schema: Schema, wants: Wants) -> None:
     if wrong:
         named = ", ".join(f"{field.name!r} ({field.kind})" for field in wrong[:5])
         raise UnsupportedData(
-            f"{wants.family} cannot learn from {named}: it takes {', '.join(sorted(wants.kinds))}. "
-            f"Families that can: {others(schema, wants)}"
+            f"{wants.family} cannot learn from {named}: it takes {', '.join(sorted(wants.kinds))}{wants.otherwise and '; '}"
+            f"{wants.otherwise}. Families that can: {others(schema, wants)}"
         )
 
 

@@ -233,8 +233,8 @@ def fit_step(schema: Schema, field: Field, label: str, values: NDArray[np.float6
     if wants.discrete == "binary":
         if not np.isin(values, (0.0, 1.0)).all():
             raise UnsupportedData(
-                f"{wants.family} has binary units: column {label!r} holds values other than 0 and 1. "
-                f"Families that can: {others(schema, wants)}"
+                f"{wants.family} has binary units: column {label!r} holds values other than 0 and 1"
+                f"{wants.otherwise and '; '}{wants.otherwise}. Families that can: {others(schema, wants)}"
             )
         return Bit()
     whole = bool((values >= 0).all() and (values == np.round(values)).all())

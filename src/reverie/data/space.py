@@ -50,6 +50,8 @@ class Wants:
     """Gridded columns with at most so many distinct values (and rows enough) become categories."""
     partial: bool = False
     """Labels may be missing in y: an unlabelled row or step has an all-zero row in `Batch.y`."""
+    otherwise: str = ""
+    """What to change in the recipe for columns that it does not take; said where they are refused."""
 
 
 @dataclass(frozen=True)

@@ -100,6 +100,7 @@ class RBM(Estimator):
             mixed=False,
             flat=True,
             partial=True,
+            otherwise="visible='mixed' takes numbers and categories too" if bits else "",
         )
 
     def build(self, space: Space) -> RBMNetwork:
