@@ -120,9 +120,15 @@ def autoencoder(arguments: argparse.Namespace) -> dict[str, Any]:
     """Autoencoder 784-1000-500-250-30, squared error per test image, beside 30 principal components."""
     data = mnist(arguments.data)
     recipe = rv.Autoencoder(
-        hidden=(1000, 500, 250), code=30, error="squared", pretrain=0.05, lr=2e-3, products=products(arguments)
+        hidden=(1000, 500, 250),
+        code=30,
+        error="squared",
+        pretrain=0.2,
+        fantasies=0.5,
+        lr=2e-3,
+        products=products(arguments),
     )
-    model = trained("autoencoder", recipe, data["x_train"], epochs=arguments.epochs or 240)
+    model = trained("autoencoder", recipe, data["x_train"], epochs=arguments.epochs or 180)
     train, test = (data[f"x_{part}"].reshape(-1, 784) / 255 for part in ("train", "test"))
     with torch.inference_mode():
         x = torch.from_numpy(test).float()

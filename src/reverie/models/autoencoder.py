@@ -3,7 +3,8 @@
 z = encoder(x), x' = decoder(z), logistic hidden layers and a linear code, the decoder mirroring the encoder. Learned by
 backpropagation of the error of x', from random weights or from restricted Boltzmann machines learned one on the other.
 Denoising (Vincent et al. 2008): x' is to be x although the encoder sees a spoilt x. Contractive (Rifai et al. 2011): the
-encoder's Jacobian is kept small, sum_ij (dz_j / dx_i)^2 added to the loss.
+encoder's Jacobian is kept small, sum_ij (dz_j / dx_i)^2 added to the loss. With fantasies, the error of rows decoded from
+codes near those of the batch is added, as the encoder's sleep phase (Hinton et al. 1995).
 
 It has no likelihood. Samples decode draws from one normal that follows the codes of the training rows.
 """
@@ -66,6 +67,9 @@ class Autoencoder(Estimator):
     """Share of the cells that the encoder sees as 0 in training (a denoising autoencoder)."""
     contraction: float = Field(default=0.0, ge=0)
     """Weight of the squared norm of the encoder's Jacobian (a contractive autoencoder)."""
+    fantasies: float = Field(default=0.0, ge=0)
+    """The pair also learns to rebuild rows that it decodes from codes around the batch's, this many standard deviations of
+    the codes away: rows without end for an encoder that overfits. Doubles the cost; 0 for none."""
     optimizer: OptimizerName = "adam"
     """Optimizer of backpropagation."""
     lr: float = Field(default=1e-3, gt=0)
@@ -147,11 +151,8 @@ class AutoencoderNetwork(nn.Module):
     def __init__(self, options: Autoencoder, space: Space) -> None:
         super().__init__()
         self.blocks, self.code_width = space.blocks, options.code
-        self.squared, self.corruption, self.contraction = (
-            options.error == "squared",
-            options.corruption,
-            options.contraction,
-        )
+        self.squared = options.error == "squared"
+        self.corruption, self.contraction, self.fantasies = options.corruption, options.contraction, options.fantasies
         self.pictures = space.grid is not None
         self.has_numbers = "real" in space.kinds
         widths = [space.width, *options.hidden]
@@ -188,7 +189,7 @@ class AutoencoderNetwork(nn.Module):
     # ------------------------------------------------------------------ learning
 
     def loss(self, batch: Batch, noise: Noise, progress: float) -> dict[str, Tensor]:
-        """The error of x' for every row, (n,), its squared error, and what contraction adds."""
+        """The error of x' for every row, (n,), its squared error, and what fantasies and contraction add."""
         x = batch.x.flatten(1)
         seen = x
         if self.corruption and self.training:
@@ -197,10 +198,20 @@ class AutoencoderNetwork(nn.Module):
         self._codes = z.detach()
         error, squared = self._errors(x, self.nets.decode(z))
         found = {"loss": error, "squared_error": squared.detach()}
+        if self.fantasies and self.training:
+            found["fantasies"] = self._fantasised(z, noise)
+            found["loss"] = found["loss"] + found["fantasies"]
         if self.contraction:
             found["contraction"] = self._jacobian(seen, noise)
-            found["loss"] = error + self.contraction * found["contraction"]
+            found["loss"] = found["loss"] + self.contraction * found["contraction"]
         return found
+
+    def _fantasised(self, z: Tensor, noise: Noise) -> Tensor:
+        """The error of what is decoded from codes drawn around z, (n,): rows whose code is known to rebuild them."""
+        with torch.no_grad():
+            spread = (self.code_products.diagonal() - self.code_mean.square()).clamp_min(0).sqrt()
+            x = self.decode(z + self.fantasies * spread * noise.normal(self.code_width).to(z.dtype), None)
+        return self._errors(x, self.nets.decode(self.nets.encode(x)))[0]
 
     def _jacobian(self, x: Tensor, noise: Noise) -> Tensor:
         """Unbiased estimates of |dz/dx|^2 for every row, (n,): |u^T dz/dx|^2 with u normal (Hutchinson 1989)."""
