@@ -40,8 +40,8 @@ class DBM(StackedRecipe):
     """What the hidden units are: bits or spins."""
     chains: int = Field(default=100, ge=1)
     """Persistent chains."""
-    passes: int = Field(default=25, ge=1)
-    """Mean-field updates of the posterior, at most."""
+    passes: int = Field(default=5, ge=1)
+    """Mean-field updates of the posterior in training, and for the classifier: at most so many."""
     tolerance: float = Field(default=1e-3, gt=0)
     """Mean-field updates end when no mean moves by more than this."""
     damping: float = Field(default=0.0, ge=0, lt=1)

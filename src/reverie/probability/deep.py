@@ -41,7 +41,7 @@ class DeepMachine(Bipartite):
         labels: int = 0,
         centring: float = 0.0,
         l2: float = 0.0,
-        passes: int = 25,
+        passes: int = 5,
         tolerance: float = 1e-3,
         damping: float = 0.0,
         short_products: bool = False,
