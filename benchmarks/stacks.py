@@ -103,7 +103,7 @@ def dbm_classifier(arguments: argparse.Namespace) -> dict[str, Any]:
     data = mnist(arguments.data)
     recipe = rv.DBM(hidden=(500, 1000), lr=0.15, chains=200, passes=1, products=products(arguments))
     model = trained("dbm", recipe, data["x_train"], epochs=150)
-    options = {"dropout": 0.35, "input_dropout": 0.2, "passes": 5}
+    options = {"dropout": 0.0, "input_dropout": 0.0, "adversarial": 4.0, "passes": 5}
     return classifier(model, "dbm-classifier", data, epochs=arguments.epochs or 80, **options)
 
 

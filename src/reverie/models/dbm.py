@@ -110,11 +110,13 @@ class DBMNetwork(DeepMachine, Stacked):
         pictures: bool = False,
         outputs: int = 0,
         dropout: tuple[float, float] = (0.0, 0.0),
+        adversarial: float = 0.0,
         numbers: bool = False,
         short_products: bool = False,
         **options: Any,
     ) -> None:
         super().__init__(layers, short_products=short_products, **options)
+        self.adversarial = adversarial
         self.pictures, self.numbers, self.code_width = pictures, numbers, self.widths[self.top]
         second = self.widths[2] if self.top > 1 else 0
         widths = [self.widths[0] + second, *self.widths[1 : self.top + 1]]

@@ -101,11 +101,13 @@ class DBNNetwork(BeliefNetwork, Stacked):
         pictures: bool,
         outputs: int = 0,
         dropout: tuple[float, float] = (0.0, 0.0),
+        adversarial: float = 0.0,
         numbers: bool = False,
         short_products: bool = False,
         **options: Any,
     ) -> None:
         super().__init__(visible, hidden, short_products=short_products, **options)
+        self.adversarial = adversarial
         self.pictures, self.numbers, self.code_width = pictures, numbers, hidden[-1]
         self.classifier = (
             Unrolled(self.widths, outputs, dropout=dropout, short_products=short_products) if outputs else None

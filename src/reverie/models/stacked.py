@@ -19,7 +19,7 @@ from reverie.learning.descent import Descent, ScheduleName
 from reverie.learning.gradient import Gradient
 from reverie.learning.phases import Phase
 from reverie.learning.run import Run
-from reverie.nn.unrolled import Unrolled, supervised_loss
+from reverie.nn.unrolled import Unrolled, adversarial_loss, supervised_loss
 from reverie.probability.bipartite import Bipartite
 from reverie.rng import Noise
 
@@ -53,6 +53,10 @@ class StackedRecipe(Estimator):
     """Share of hidden units dropped in backpropagation."""
     input_dropout: float = Field(default=0.2, ge=0, lt=1)
     """Share of inputs dropped in backpropagation."""
+    adversarial: float = Field(default=0.0, ge=0)
+    """Length of a change of the inputs, towards where it matters most, that should not change what backpropagation's net
+    says of rows with labels (virtual adversarial training), at three times the cost; 0 for none. It takes the place of
+    dropout rather than joining it."""
     products: Literal["float32", "bfloat16"] = "float32"
     """Number format of training's matrix products (sums are float32 in either): bfloat16 is about twice as fast on
     processors with instructions for it, and many times slower on others."""
@@ -88,6 +92,7 @@ class StackedRecipe(Estimator):
             "labels": 0 if self.head else space.condition_width,
             "outputs": space.condition_width if self.head else 0,
             "dropout": (self.input_dropout, self.dropout),
+            "adversarial": self.adversarial,
             "numbers": space.condition is not None and space.condition.kind == "vector",
             "pictures": space.grid is not None,
             "short_products": self.products == "bfloat16",
@@ -122,6 +127,7 @@ class Stacked(nn.Module, ABC):
     mean_chains = 10
     """Chains whose conditional means `impute` averages: one stays in the valley that it fell into."""
     classifier: Unrolled | None
+    adversarial: float
     labels: int
     numbers: bool
     pictures: bool
@@ -151,12 +157,18 @@ class Stacked(nn.Module, ABC):
         return {"predict_proba": "y is numbers, not classes"} if self.numbers else {}
 
     def loss(self, batch: Batch, noise: Noise, progress: float) -> dict[str, Tensor]:
-        """The classifier's loss of every row, (n,)."""
+        """The classifier's loss of every row, (n,), and what changes of its input add."""
         assert self.classifier is not None
         if batch.y is None:
             raise InvalidOption("y: this model ends in a layer that predicts y; give y to go on training it")
-        outputs = self.classifier(self.inputs(batch.x.flatten(1)), noise if self.training else None)
-        return supervised_loss(outputs, batch.y.to(outputs.dtype), self.numbers)
+        x = self.inputs(batch.x.flatten(1))
+        outputs = self.classifier(x, noise if self.training else None)
+        found = supervised_loss(outputs, batch.y.to(outputs.dtype), self.numbers)
+        if self.adversarial and self.training:
+            known = 1.0 if self.numbers else batch.y.to(x.dtype).sum(1)
+            found["adversarial"] = known * adversarial_loss(self.classifier, x, noise, self.adversarial, self.numbers)
+            found["loss"] = found["loss"] + found["adversarial"]
+        return found
 
     def classify(self, x: Tensor, observed: Tensor | None) -> Tensor:
         """log p(y | x), (n, K), by the classifier or by the label units; numbers by a linear head."""
