@@ -1,4 +1,4 @@
-"""Stacks on small digits: a deep belief network, a deep Boltzmann machine, an autoencoder plain and denoising.
+"""Stacks on small digits: a deep belief network, a deep Boltzmann machine, an autoencoder plain, denoising and with fantasies.
 Run me: python examples/stacks_digits.py
 
 Needs no files. Prints bounds on test nats, errors of codes and of classifiers, and draws what each dreams.
@@ -69,8 +69,8 @@ def main(quick: bool = False, pictures: Path | None = None) -> dict[str, float]:
             rows = {"test bits": bits, "what is seen": seen, "filled in": filled, "fantasies": dreams[name]}
             draw(pictures / f"{name}_digits.png", rows)
     rows = {"test digits": test}
-    for name, options in (("plain", {"activation": "silu"}), ("denoising", {"activation": "silu", "corruption": 0.1})):
-        recipe = rv.Autoencoder(hidden=(128, 64), code=8, error="squared", lr=3e-3, **options)
+    for name, options in (("plain", {}), ("denoising", {"corruption": 0.1}), ("with fantasies", {"fantasies": 0.5})):
+        recipe = rv.Autoencoder(hidden=(128, 64), code=8, error="squared", lr=3e-3, activation="silu", **options)
         model = recipe.fit(digits.train, epochs=40 * passes, batch_size=50, seed=0, progress=False)
         rebuilt = np.asarray(model.reconstruct(test))
         found[f"autoencoder, {name}, squared error"] = float(np.square(rebuilt / 16.0 - test / 16.0).sum((1, 2)).mean())
