@@ -222,10 +222,13 @@ def data_warnings(schema: Schema, table: Table) -> list[str]:
             out.append(f"column {field.name!r} has {count} categories in {table.n} rows: {advice}")
         if field.kind == "image" and field.high is not None and column.dtype == np.uint8 and column.size:
             largest = int(column.max())
-            if field.high > 1 and largest <= 1:
-                out.append(
-                    f"no pixel is above {largest}, though {field.high:g} is possible: for black and white give X.astype(bool)"
+            if largest <= field.high / 4 and field.high > 1:
+                advice = (
+                    "for black and white give X.astype(bool)"
+                    if largest <= 1
+                    else f"if that is white, give X / {largest}"
                 )
+                out.append(f"no pixel is above {largest}, though {field.high:g} is possible: {advice}")
         if field.kind in ("number", "integer") and not field.shape and table.n > 1:
             present = column[~np.isnan(column)]
             if len(present) and present.min() == present.max():

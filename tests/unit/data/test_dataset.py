@@ -179,6 +179,8 @@ def test_warnings_say_what_is_worth_a_look():
     assert "roles={'id': 'id'}" in text
     dark = as_dataset(np.ones((3, 4, 4), np.uint8))
     assert "astype(bool)" in dark.warnings[0]
+    assert "give X / 16" in as_dataset(np.full((3, 4, 4), 16, np.uint8)).warnings[0]
+    assert as_dataset(np.full((3, 4, 4), 64, np.uint8)).warnings == []
     crowd = as_dataset(np.zeros((n, 2)) + np.arange(n)[:, None], list(range(n)))
     assert "kinds={'y': 'number'}" in crowd.warnings[0]
 
