@@ -102,9 +102,8 @@ def restricted(visible: str, hidden: str) -> Restricted:
     source = generator(3, visible, hidden)
     machine = Restricted(layer_of(visible, 2, 3), layer_of(hidden, 1, 2))
     numbers = sum(kind in ("gaussian", "relu", "mixed") for kind in (visible, hidden))
-    slow = (
-        visible != "bernoulli" and hidden == "spin" and not numbers
-    )  # half the coupling, lest chains stay where they start
+    # half the coupling where chains would stay where they start
+    slow = hidden == "spin" and visible not in ("bernoulli", "relu")
     scale = (1.0, 0.7, 0.45)[numbers] / (1 + slow)
     with torch.no_grad():
         for parameter, size in ((machine.W, scale), (machine.b, 0.5), (machine.c, 0.5)):
@@ -169,16 +168,13 @@ PAIRS = [(visible, hidden) for visible in (*KINDS, "mixed") for hidden in KINDS]
 CASES = [(temperature, clamped) for temperature in (0.5, 1.0, 2.0) for clamped in (False, True)]
 
 
-LISTED = [pair for pair in PAIRS if not {"gaussian", "relu", "mixed"} & set(pair)]
-
-
-@pytest.mark.parametrize("pair", LISTED, ids=" ".join)
+@pytest.mark.parametrize("pair", PAIRS, ids=" ".join)
 def test_the_burn_in_is_long_enough(pair):
     """The second eigenvalue of a sweep, to the power of the sweeps, is the share of the start that remains: with less than
-    1e-3 a million chains' chi-square moves by 1e6 * 1e-3^2 = 1 at most."""
+    1e-3 a million chains' chi-square moves by 1e6 * 1e-3^2 = 1 or so."""
     machine = restricted(*pair)
     p = joint(machine, (Group(machine.visible), Group(machine.hidden)), 0.5)
-    sweep = (p / p.sum(1, keepdim=True)) @ (p / p.sum(0)).t()
+    sweep = (p / p.sum(0)).t() @ (p / p.sum(1, keepdim=True).clamp_min(1e-300))
     assert torch.linalg.eigvals(sweep).abs().sort().values[-2] ** BURN_IN < 1e-3
 
 

@@ -76,11 +76,11 @@ def test_a_camera_turn_is_applied(tmp_path):
 def test_layouts(tmp_path):
     flat = tmp_path / "flat"
     for i in (2, 10, 1):
-        save(flat / f"{i:02}.png", np.full((4, 4), i, np.uint8))
+        save(flat / f"{i:02}.png", np.full((4, 4), 25 * i, np.uint8))
     (flat / "notes.md").write_text("x")
     (flat / ".hidden.png").write_bytes(b"junk")
     data = load_data(flat, split=None)
-    assert data.X[:, 0, 0].tolist() == [1, 2, 10]
+    assert data.X[:, 0, 0].tolist() == [25, 50, 250]
     assert data.schema.condition is None
     assert data.warnings == [f"1 other files in {flat} were skipped"]
     assert load_data(flat, [0, 1, 0], split=None).y == [0, 1, 0]
