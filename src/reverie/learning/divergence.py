@@ -59,9 +59,8 @@ class RaggedDivergence(Learner):
 
     def _per_step(self, batch: Batch, values: Tensor) -> Tensor:
         """This process's part of the weighted mean over all processes' steps."""
-        lengths = batch.x.lengths.to(values.device)
-        own = torch.ones(len(lengths), dtype=values.dtype) if batch.weight is None else batch.weight.to(values.dtype)
-        weight = torch.repeat_interleave(own.to(values.device), lengths)
+        share = shares(batch, batch.x, self._run).to(values)
+        weight = torch.repeat_interleave(share, batch.x.lengths.to(values.device))
         return weight @ values / self._run.sum(weight.sum())
 
     @torch.no_grad()

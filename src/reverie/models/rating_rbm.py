@@ -245,8 +245,8 @@ def recommend(
 
     score: "liked" is p(rating at least `like` | known), "rating" the expected rating (both by the hidden means), and "both"
     p(liked) times how likely the user is to rate the item at all, p(item | known): what is good and within reach. `like` is
-    a rating; by default the least one not below the mean. Known items are left out unless `exclude_known` is False, and items without a training
-    rating always are. `known`, `unseen`: see `predict_ratings`.
+    a rating; by default the least one not below the mean. Known items are left out unless `exclude_known` is False, and
+    items without a training rating always are. `known`, `unseen`: see `predict_ratings`.
     """
     import pandas as pd
 
