@@ -36,7 +36,7 @@ def data(seed: int, n: int = N) -> tuple[np.ndarray, np.ndarray]:
 
 def ours(seed: int, stepwise: bool = False, share: float = 0.5) -> dict[str, Any]:
     import reverie as rv
-    from reverie.models.bayesian_mixture import effective_components
+    from reverie.models.classical.bayesian_mixture import effective_components
 
     rows, label = data(seed)
     recipe = rv.BayesianGaussianMixture(components=MOST, stepwise=stepwise, share=share)

@@ -25,7 +25,7 @@ from harness import RESULTS, data_root, machine
 
 import reverie as rv
 from reverie.models import hopfield
-from reverie.probability.couplings import Couplings
+from reverie.probability.machines.couplings import Couplings
 
 LOADS = {
     500: (0.12, 0.13, 0.14, 0.145, 0.15, 0.155, 0.16, 0.165, 0.17, 0.18),

@@ -94,7 +94,7 @@ def rbms() -> dict[str, float]:
 def ours_ais() -> dict[str, float]:
     import torch
 
-    from reverie.probability.restricted import Restricted
+    from reverie.probability.machines.restricted import Restricted
 
     torch.manual_seed(0)
     machine = Restricted(VISIBLE, HIDDEN).requires_grad_(False)

@@ -10,12 +10,12 @@ import torch
 from harness import Timing, paired, timed, write
 from torch import nn
 
-from reverie.data.dataset import as_dataset
+from reverie.data.sources.load import as_dataset
 from reverie.estimator import prepare
 from reverie.learning.run import Run
 from reverie.learning.training import Training
-from reverie.models.gan import GAN
-from reverie.models.vae import VAE
+from reverie.models.deep.gan import GAN
+from reverie.models.deep.vae import VAE
 from reverie.nn.specs import MLP
 from reverie.recording import Job
 from reverie.rng import StreamNoise, generator

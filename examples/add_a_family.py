@@ -10,8 +10,8 @@ from reverie import catalog, config
 from reverie.data.schema import Schema
 from reverie.data.space import Batch, Space, Wants
 from reverie.estimator import Estimator
-from reverie.learning.em import ExpectationMaximisation
 from reverie.learning.phases import Phase
+from reverie.learning.rules.em import ExpectationMaximisation
 from reverie.learning.run import Run
 from reverie.rng import Noise
 

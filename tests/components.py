@@ -14,17 +14,17 @@ from scipy import stats
 from scipy.special import logsumexp
 from torch import Tensor
 
-from reverie.probability.correlated import CorrelatedGaussians
-from reverie.probability.discrete import Bernoulli, Categorical, Poisson
+from reverie.probability.components.discrete import Bernoulli, Categorical, Poisson
+from reverie.probability.components.grid import GridGaussian
+from reverie.probability.components.grouped import Grouped
+from reverie.probability.components.mixed import Mixed
+from reverie.probability.components.symbols import Symbols
 from reverie.probability.exponential_family import Components
-from reverie.probability.gaussian import Gaussians
-from reverie.probability.grid import GridGaussian
-from reverie.probability.grouped import Grouped
-from reverie.probability.low_rank import LowRankGaussian
-from reverie.probability.mixed import Mixed
-from reverie.probability.shapes import gaussians
-from reverie.probability.student import StudentT
-from reverie.probability.symbols import Symbols
+from reverie.probability.gaussians.correlated import CorrelatedGaussians
+from reverie.probability.gaussians.gaussian import Gaussians
+from reverie.probability.gaussians.low_rank import LowRankGaussian
+from reverie.probability.gaussians.shapes import gaussians
+from reverie.probability.gaussians.student import StudentT
 
 SHAPES = ("full", "tied", "diag", "spherical", "low-rank")
 CORRELATED = ("full", "tied", "low-rank")

@@ -13,24 +13,24 @@ from torch import Tensor, nn
 
 from reverie import catalog
 from reverie.config import recipe
-from reverie.data.dataset import as_dataset
 from reverie.data.schema import Schema
+from reverie.data.sources.load import as_dataset
 from reverie.data.space import Batch, Space, Wants
 from reverie.estimator import Estimator
-from reverie.learning.descent import Descent
-from reverie.learning.gradient import Gradient
 from reverie.learning.phases import Phase
+from reverie.learning.rules.descent import Descent
+from reverie.learning.rules.gradient import Gradient
 from reverie.learning.run import Run
-from reverie.models.autoencoder import Autoencoder
-from reverie.models.boltzmann import BoltzmannMachine
-from reverie.models.dbm import DBM
-from reverie.models.dbn import DBN
-from reverie.models.gan import GAN
-from reverie.models.mixture import GaussianMixture, TableMixture
-from reverie.models.naive_bayes import NaiveBayes
-from reverie.models.rbm import RBM
-from reverie.models.temporal_rbm import TemporalRBM
-from reverie.models.vae import VAE
+from reverie.models.classical.mixture import GaussianMixture, TableMixture
+from reverie.models.classical.naive_bayes import NaiveBayes
+from reverie.models.deep.autoencoder import Autoencoder
+from reverie.models.deep.gan import GAN
+from reverie.models.deep.vae import VAE
+from reverie.models.energy.boltzmann import BoltzmannMachine
+from reverie.models.energy.dbm import DBM
+from reverie.models.energy.dbn import DBN
+from reverie.models.energy.rbm import RBM
+from reverie.models.energy.temporal_rbm import TemporalRBM
 from reverie.nn.specs import MLP
 from reverie.rng import Noise
 

@@ -82,7 +82,7 @@ def _classical(
 _BUILT_IN = (
     _classical(
         "gmm",
-        "mixture:GaussianMixture",
+        "classical.mixture:GaussianMixture",
         "Gaussian mixture",
         "density as a weighted sum of Gaussians, learned by EM; exact with missing cells",
         ("number", "integer", "datetime", "image"),
@@ -97,7 +97,7 @@ _BUILT_IN = (
     ),
     _classical(
         "bayesian_gmm",
-        "bayesian_mixture:BayesianGaussianMixture",
+        "classical.bayesian_mixture:BayesianGaussianMixture",
         "Bayesian Gaussian mixture",
         "variational mixture that finds how many components the data need; posterior predictive densities",
         ("number", "integer", "datetime"),
@@ -105,21 +105,21 @@ _BUILT_IN = (
     ),
     _classical(
         "student_mixture",
-        "mixture:StudentMixture",
+        "classical.mixture:StudentMixture",
         "Student mixture",
         "Gaussian mixture with heavy tails, learned: robust to outliers",
         ("number", "integer", "datetime"),
     ),
     _classical(
         "table_mixture",
-        "mixture:TableMixture",
+        "classical.mixture:TableMixture",
         "Table mixture",
         "mixed columns, independent within a component; exact with missing cells",
         ("number", "integer", "category", "boolean", "datetime"),
     ),
     _classical(
         "bernoulli_mixture",
-        "mixture:BernoulliMixture",
+        "classical.mixture:BernoulliMixture",
         "Bernoulli mixture",
         "prototypes of bits: binary tables and black and white pictures",
         ("boolean", "integer", "image"),
@@ -127,21 +127,21 @@ _BUILT_IN = (
     ),
     _classical(
         "categorical_mixture",
-        "mixture:CategoricalMixture",
+        "classical.mixture:CategoricalMixture",
         "Categorical mixture",
         "latent classes of categories",
         ("category", "boolean"),
     ),
     _classical(
         "poisson_mixture",
-        "mixture:PoissonMixture",
+        "classical.mixture:PoissonMixture",
         "Poisson mixture",
         "latent classes of counts",
         ("integer",),
     ),
     _classical(
         "naive_bayes",
-        "naive_bayes:NaiveBayes",
+        "classical.naive_bayes:NaiveBayes",
         "Naive Bayes",
         "columns independent given the class: P(y | x), p(x | y) and p(x) from one pass of counting",
         ("number", "integer", "category", "boolean", "datetime", "image"),
@@ -150,7 +150,7 @@ _BUILT_IN = (
     ),
     _classical(
         "hmm",
-        "hmm:HMM",
+        "classical.hmm:HMM",
         "Hidden Markov model",
         "sequences of numbers, counts, symbols or mixed columns, with a hidden state per step",
         ("sequence", "text"),
@@ -166,7 +166,7 @@ _BUILT_IN = (
     ),
     Family(
         name="rbm",
-        path="reverie.models.rbm:RBM",
+        path="reverie.models.energy.rbm:RBM",
         title="Restricted Boltzmann machine",
         summary="two layers of units, bits unless asked otherwise, learned by (persistent) contrastive divergence",
         can=("sample", "log_prob", "encode", "decode", "reconstruct", "impute", "energy", "predict", "predict_proba"),
@@ -180,7 +180,7 @@ _BUILT_IN = (
     ),
     Family(
         name="temporal_rbm",
-        path="reverie.models.temporal_rbm:TemporalRBM",
+        path="reverie.models.energy.temporal_rbm:TemporalRBM",
         title="Temporal restricted Boltzmann machine",
         summary="sequences of bits, categories or numbers: a restricted machine per step whose biases depend on the past",
         can=("sample", "log_prob", "encode"),
@@ -194,7 +194,7 @@ _BUILT_IN = (
     ),
     Family(
         name="rating_rbm",
-        path="reverie.models.rating_rbm:RatingRBM",
+        path="reverie.models.energy.rating_rbm:RatingRBM",
         title="Rating RBM",
         summary="collaborative filtering: one machine per user over the items this user rated, weights shared by all",
         can=("sample", "log_prob", "impute", "energy"),
@@ -209,7 +209,7 @@ _BUILT_IN = (
     ),
     Family(
         name="dbn",
-        path="reverie.models.dbn:DBN",
+        path="reverie.models.energy.dbn:DBN",
         title="Deep belief network",
         summary="directed layers under a restricted machine, learned layer by layer; also unrolled into a classifier",
         can=("sample", "log_prob", "encode", "decode", "reconstruct", "impute", "predict", "predict_proba"),
@@ -221,7 +221,7 @@ _BUILT_IN = (
     ),
     Family(
         name="dbm",
-        path="reverie.models.dbm:DBM",
+        path="reverie.models.energy.dbm:DBM",
         title="Deep Boltzmann machine",
         summary="layers of hidden units, undirected throughout, learned together; also unrolled into a classifier",
         can=("sample", "log_prob", "encode", "decode", "reconstruct", "impute", "predict", "predict_proba"),
@@ -233,7 +233,7 @@ _BUILT_IN = (
     ),
     Family(
         name="autoencoder",
-        path="reverie.models.autoencoder:Autoencoder",
+        path="reverie.models.deep.autoencoder:Autoencoder",
         title="Deep autoencoder",
         summary="a code of few numbers and back, plain, denoising or contractive, from random weights or from machines",
         can=("sample", "encode", "decode", "reconstruct", "interpolate"),
@@ -242,7 +242,7 @@ _BUILT_IN = (
     ),
     Family(
         name="boltzmann_machine",
-        path="reverie.models.boltzmann:BoltzmannMachine",
+        path="reverie.models.energy.boltzmann:BoltzmannMachine",
         title="Boltzmann machine",
         summary="bits or spins on any graph, visible and hidden, learned by clamped minus free-running statistics",
         can=("sample", "log_prob", "encode", "impute", "energy"),
@@ -261,7 +261,7 @@ _BUILT_IN = (
     ),
     Family(
         name="hopfield",
-        path="reverie.models.hopfield:Hopfield",
+        path="reverie.models.energy.hopfield:Hopfield",
         title="Hopfield network",
         summary="associative memory: recalls whole patterns from damaged ones; bits, or numbers and pictures kept whole",
         can=("sample", "log_prob", "impute", "energy"),
@@ -272,7 +272,7 @@ _BUILT_IN = (
     ),
     Family(
         name="vae",
-        path="reverie.models.vae:VAE",
+        path="reverie.models.deep.vae:VAE",
         title="Variational autoencoder",
         summary="latent variable network trained on the evidence lower bound; any mix of columns, or images",
         can=("sample", "log_prob", "encode", "decode", "reconstruct", "interpolate", "impute"),
@@ -283,7 +283,7 @@ _BUILT_IN = (
     ),
     Family(
         name="gan",
-        path="reverie.models.gan:GAN",
+        path="reverie.models.deep.gan:GAN",
         title="Generative adversarial network",
         summary="generator against discriminator; samples only, no likelihood",
         can=("sample", "decode"),

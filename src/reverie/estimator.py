@@ -16,9 +16,10 @@ from reverie import config, serial
 from reverie._version import __version__
 from reverie.config import check_seed
 from reverie.data.batches import Batches
-from reverie.data.codec import fit_codec, with_condition
-from reverie.data.dataset import Dataset, as_dataset
+from reverie.data.codec.negotiate import fit_codec, with_condition
+from reverie.data.dataset import Dataset
 from reverie.data.schema import Schema
+from reverie.data.sources.load import as_dataset
 from reverie.data.space import Space, Wants
 from reverie.errors import Diverged, Interrupted, InvalidOption
 from reverie.learning import launch
@@ -26,7 +27,7 @@ from reverie.learning.phases import Phase
 from reverie.learning.run import Run, group_is_open, in_worker, pick_device, start_processes, stop_processes
 from reverie.learning.trainer import Trainer
 from reverie.learning.training import Training
-from reverie.model import Model, restore
+from reverie.model.model import Model, restore
 from reverie.recording import Job, Recorder, check_resume
 from reverie.rng import generator, stream
 
@@ -289,7 +290,7 @@ def _process(job: Job, scratch: str) -> None:
 
 
 def _space_of(document: dict[str, Any]) -> Space:
-    from reverie.data.codec import codec_from_json
+    from reverie.data.codec.negotiate import codec_from_json
 
     return codec_from_json(Schema.from_json(document["schema"]), document["codec"]).space
 

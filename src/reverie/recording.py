@@ -20,7 +20,7 @@ from reverie.learning.run import Run
 from reverie.learning.trainer import Trainer
 from reverie.learning.training import Training
 from reverie.learning.watching import Hooks
-from reverie.model import Model
+from reverie.model.model import Model
 
 _FREE_TO_CHANGE = frozenset(
     [

@@ -13,7 +13,7 @@ from reverie.errors import CheckpointError, InvalidOption
 from reverie.estimator import Estimator
 from reverie.learning.folder import read_config
 from reverie.learning.training import Training
-from reverie.model import Model, restore
+from reverie.model.model import Model, restore
 
 
 def recipe_class(name: str) -> type[Estimator]:
@@ -105,7 +105,7 @@ def resume(path: str | Path, X: Any = None, y: Any = None, *, network: Any = Non
         source = document["data"].get("source")
         if source is None:
             raise InvalidOption(f"{root} was trained on data given in memory: pass them again as X")
-        from reverie.data.sources import load_data
+        from reverie.data.sources.load import load_data
 
         X = load_data(**source)
     saved = dict(document["training"])

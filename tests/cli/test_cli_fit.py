@@ -17,7 +17,7 @@ from reverie import catalog, config, store
 from reverie.cli import data as cli_data
 from reverie.cli import run
 from reverie.cli.recipes import recipe_flags, training_flags
-from reverie.data.sources import load_data
+from reverie.data.sources.load import load_data
 from reverie.learning.training import Training
 
 GMM = ("fit", "gmm", "iris", "--components", "2", "--epochs", "2")

@@ -19,17 +19,12 @@ from torch import nn
 
 from reverie import catalog
 from reverie.config import replace
-from reverie.data.dataset import Dataset, as_dataset
+from reverie.data.dataset import Dataset
+from reverie.data.sources.load import as_dataset
 from reverie.estimator import Estimator
-from reverie.model import Model
-from reverie.models.autoencoder import Autoencoder
-from reverie.models.bayesian_mixture import BayesianGaussianMixture
-from reverie.models.boltzmann import BoltzmannMachine
-from reverie.models.dbm import DBM
-from reverie.models.dbn import DBN
-from reverie.models.gan import GAN
-from reverie.models.hopfield import Hopfield
-from reverie.models.mixture import (
+from reverie.model.model import Model
+from reverie.models.classical.bayesian_mixture import BayesianGaussianMixture
+from reverie.models.classical.mixture import (
     BernoulliMixture,
     CategoricalMixture,
     GaussianMixture,
@@ -37,9 +32,15 @@ from reverie.models.mixture import (
     StudentMixture,
     TableMixture,
 )
-from reverie.models.naive_bayes import NaiveBayes
-from reverie.models.rbm import RBM
-from reverie.models.vae import VAE
+from reverie.models.classical.naive_bayes import NaiveBayes
+from reverie.models.deep.autoencoder import Autoencoder
+from reverie.models.deep.gan import GAN
+from reverie.models.deep.vae import VAE
+from reverie.models.energy.boltzmann import BoltzmannMachine
+from reverie.models.energy.dbm import DBM
+from reverie.models.energy.dbn import DBN
+from reverie.models.energy.hopfield import Hopfield
+from reverie.models.energy.rbm import RBM
 from reverie.nn.specs import MLP
 
 SMALL = MLP(hidden=(12,))

@@ -40,7 +40,7 @@ from contract_kit import (
 import reverie as rv
 from reverie import serial
 from reverie.config import replace
-from reverie.data.dataset import as_dataset
+from reverie.data.sources.load import as_dataset
 from reverie.errors import (
     CheckpointError,
     DataError,

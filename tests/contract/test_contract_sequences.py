@@ -10,10 +10,10 @@ import torch
 import reverie as rv
 from reverie import catalog
 from reverie.errors import DataError, Interrupted, InvalidOption, SchemaMismatch, Unsupported, UnsupportedData
-from reverie.model import discover
+from reverie.model.model import discover
 from reverie.models import hmm, rating_rbm, temporal_rbm
-from reverie.models.hmm import HMM
-from reverie.models.temporal_rbm import TemporalRBM
+from reverie.models.classical.hmm import HMM
+from reverie.models.energy.temporal_rbm import TemporalRBM
 
 RECIPE = HMM(states=3, tol=0)
 TEMPORAL = TemporalRBM(hidden=5, order=2, frames=50)

@@ -171,7 +171,7 @@ def test_codes_of_a_conditional_model_need_y(family):
 
 @pytest.mark.parametrize("family", SCORED)
 def test_a_dataset_brings_its_own_y(family):
-    from reverie.data.dataset import as_dataset
+    from reverie.data.sources.load import as_dataset
 
     model, (X, y) = fitted_conditional(family), labelled()
     data = as_dataset(X[:30], y[:30])

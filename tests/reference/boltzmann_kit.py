@@ -11,9 +11,9 @@ from scipy import stats
 from torch import Tensor
 
 from reverie.inference.graphs import between, complete, lattice, matrix
-from reverie.model import Model
+from reverie.model.model import Model
 from reverie.models import boltzmann
-from reverie.models.boltzmann import BoltzmannNetwork
+from reverie.models.energy.boltzmann import BoltzmannNetwork
 
 CRITICAL = 2 / math.log(1 + math.sqrt(2))
 """The critical temperature of spins on a square lattice with J = 1."""

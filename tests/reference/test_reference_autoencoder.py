@@ -9,7 +9,7 @@ import torch
 
 import reverie as rv
 from reverie.data.space import Batch, Block, Space
-from reverie.models.autoencoder import Autoencoder, AutoencoderNetwork
+from reverie.models.deep.autoencoder import Autoencoder, AutoencoderNetwork
 from reverie.rng import RowNoise
 
 PICTURE = Space((Block("x", "binary", 0, 6),), dtype="float64")

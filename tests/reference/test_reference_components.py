@@ -28,11 +28,11 @@ from components import (
     student_case,
     symbol_case,
 )
+from reverie.probability.components.mixed import Mixed
 from reverie.probability.exponential_family import Components, Sums
-from reverie.probability.gaussian import Gaussians
-from reverie.probability.low_rank import LowRankGaussian
-from reverie.probability.mixed import Mixed
-from reverie.probability.student import StudentT
+from reverie.probability.gaussians.gaussian import Gaussians
+from reverie.probability.gaussians.low_rank import LowRankGaussian
+from reverie.probability.gaussians.student import StudentT
 
 N = 60
 

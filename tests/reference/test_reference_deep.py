@@ -10,10 +10,10 @@ import pytest
 import torch
 
 import reverie as rv
-from reverie.probability.belief import BeliefNetwork
-from reverie.probability.deep import DeepMachine
-from reverie.probability.restricted import Side
-from reverie.probability.units import Bernoulli, Categorical, Gaussian, SideBySide, Spin
+from reverie.probability.machines.belief import BeliefNetwork
+from reverie.probability.machines.deep import DeepMachine
+from reverie.probability.machines.restricted import Side
+from reverie.probability.machines.units import Bernoulli, Categorical, Gaussian, SideBySide, Spin
 from reverie.rng import RowNoise
 
 torch.manual_seed(0)

@@ -11,7 +11,7 @@ from scipy import stats
 import reverie as rv
 from reverie.errors import InvalidOption
 from reverie.models import hmm
-from reverie.models.hmm import HMM
+from reverie.models.classical.hmm import HMM
 
 INITIAL = np.array([0.6, 0.3, 0.1])
 MOVES = np.array([[0.8, 0.2, 0.0], [0.1, 0.7, 0.2], [0.3, 0.0, 0.7]])

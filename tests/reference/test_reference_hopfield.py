@@ -12,7 +12,7 @@ from scipy import stats
 
 import reverie as rv
 from reverie.models import hopfield
-from reverie.probability.couplings import Couplings, add_storkey, pseudo_inverse
+from reverie.probability.machines.couplings import Couplings, add_storkey, pseudo_inverse
 from reverie.rng import RowNoise
 
 RULES = ["hebb", "covariance", "pseudo_inverse", "storkey"]
@@ -146,7 +146,7 @@ def test_row_weights_say_how_strongly():
     """A weight of 2 is the row twice, one of 0 not at all."""
     import pandas as pd
 
-    from reverie.data.dataset import as_dataset
+    from reverie.data.sources.load import as_dataset
 
     bits = random_bits(5, 8)
     frame = pd.DataFrame(bits, columns=[f"v{j}" for j in range(8)]).assign(w=[2.0, 1.0, 0.0, 1.0, 1.0])

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from components import SHAPES
-from reverie.models.mixture import GaussianMixture, StudentMixture, TableMixture, parameters
+from reverie.models.classical.mixture import GaussianMixture, StudentMixture, TableMixture, parameters
 from reverie.probability.exponential_family import Components
-from reverie.probability.mixture import Mixture, PointWeights
-from reverie.probability.shapes import gaussians
-from reverie.probability.student import StudentT
+from reverie.probability.gaussians.shapes import gaussians
+from reverie.probability.gaussians.student import StudentT
+from reverie.probability.latent.mixture import Mixture, PointWeights
 
 
 def network(members: Components, smoothing: float = 0.0) -> Mixture:

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from reverie.data.forms.reading import read_table
 from reverie.errors import InvalidOption
-from reverie.models.mixture import GaussianMixture, parameters, with_parameters
+from reverie.models.classical.mixture import GaussianMixture, parameters, with_parameters
 
 SHAPES = ("full", "tied", "diag", "spherical")
 
@@ -114,7 +115,7 @@ def test_em_never_loses_likelihood(covariance, holes, batch_size):
     assert curve[-1] > curve[0] + 1e-3
     # The history holds the mean log-likelihood in model space; log_prob of the data is that plus the log-determinant.
     further = recipe.fit(X, start=model, epochs=1, batch_size=batch_size or 65536)
-    total = model.log_prob(X) - model.codec.prepare(model.schema.read(X)).log_det.numpy()
+    total = model.log_prob(X) - model.codec.prepare(read_table(model.schema, X)).log_det.numpy()
     assert abs(further.history[0]["log_likelihood"] - total.mean()) < 1e-9
 
 
@@ -309,8 +310,8 @@ def test_dead_components_are_rescued():
 @pytest.mark.parametrize("size", [2, 3])
 def test_a_rescue_leaves_what_members_share(size):
     """As many components as columns once mixed up buffers of (K, ...) with buffers of (d, ...)."""
-    from reverie.probability.discrete import Poisson
-    from reverie.probability.shapes import gaussians
+    from reverie.probability.components.discrete import Poisson
+    from reverie.probability.gaussians.shapes import gaussians
 
     floor = 0.1 + torch.arange(float(size))
     for shape in (*SHAPES, "low-rank"):
@@ -349,7 +350,7 @@ def test_weights_are_repeated_rows(covariance, holes):
     """Rows with weights 0 to 3 from one start, against the rows repeated so often: parameters to 1e-9."""
     import pandas as pd
 
-    from reverie.data.dataset import as_dataset
+    from reverie.data.sources.load import as_dataset
 
     X = clear(200)
     if holes:
@@ -373,7 +374,7 @@ def test_a_few_labels_name_the_components():
     """One label in fifty: clusters get their classes' names, and more rows right than a classifier of the few."""
     import pandas as pd
 
-    from reverie.models.naive_bayes import NaiveBayes
+    from reverie.models.classical.naive_bayes import NaiveBayes
 
     rng = np.random.default_rng(0)
     k = rng.integers(0, 3, 1500)

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 import reverie as rv
-from reverie.data.dataset import as_dataset
+from reverie.data.sources.load import as_dataset
 from reverie.errors import SchemaMismatch
-from reverie.models.naive_bayes import NaiveBayes
+from reverie.models.classical.naive_bayes import NaiveBayes
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from scipy import optimize, stats
 
 import reverie as rv
 from reverie.models import hopfield
-from reverie.probability.patterns import Patterns, likeliest_temperature
+from reverie.probability.machines.patterns import Patterns, likeliest_temperature
 from reverie.rng import RowNoise
 
 KINDS = ["dense", "attention"]

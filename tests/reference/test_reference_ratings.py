@@ -16,8 +16,8 @@ import reverie as rv
 from reverie.data.space import Ragged
 from reverie.errors import DataError, Interrupted, InvalidOption, SchemaMismatch, Unsupported, UnsupportedData
 from reverie.models import rating_rbm as rr
-from reverie.probability.choices import ChoiceMachine, draw_apart
-from reverie.probability.ratings import RatingMachine
+from reverie.probability.machines.choices import ChoiceMachine, draw_apart
+from reverie.probability.machines.ratings import RatingMachine
 from reverie.rng import RowNoise
 
 ITEMS, LEVELS, HIDDEN = 5, 3, 4

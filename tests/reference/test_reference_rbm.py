@@ -12,8 +12,8 @@ import torch
 import reverie as rv
 from reverie import config
 from reverie.errors import InvalidOption, Unsupported
-from reverie.models.rbm import RBMNetwork
-from reverie.probability.restricted import Side
+from reverie.models.energy.rbm import RBMNetwork
+from reverie.probability.machines.restricted import Side
 
 REFERENCE = [(3, 2, 1.0, 4.100297129909), (10, 8, 0.5, 13.297538421250), (12, 10, 1.0, 21.432884602988)]
 """evaluation.md section 4: W_ij = s sin(1 + i nh + j), b_i = cos(i) / 2, c_j = -cos(j + 1) / 2."""

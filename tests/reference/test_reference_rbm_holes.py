@@ -9,8 +9,8 @@ import torch
 
 import reverie as rv
 from reverie.errors import InvalidOption
-from reverie.models.rbm import RBMNetwork
-from reverie.probability.units import Bernoulli, Categorical, Gaussian, SideBySide, Spin
+from reverie.models.energy.rbm import RBMNetwork
+from reverie.probability.machines.units import Bernoulli, Categorical, Gaussian, SideBySide, Spin
 from reverie.rng import RowNoise
 
 WIDE = 14

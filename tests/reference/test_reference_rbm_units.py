@@ -12,9 +12,9 @@ from scipy import stats
 
 import reverie as rv
 from reverie.errors import InvalidOption, Unsupported
-from reverie.models.rbm import RBMNetwork
-from reverie.probability.restricted import Side
-from reverie.probability.units import Bernoulli, Categorical, Gaussian, SideBySide, Spin, Units, units
+from reverie.models.energy.rbm import RBMNetwork
+from reverie.probability.machines.restricted import Side
+from reverie.probability.machines.units import Bernoulli, Categorical, Gaussian, SideBySide, Spin, Units, units
 from reverie.rng import RowNoise
 
 HIDDEN = ["bernoulli", "spin", "relu", "gaussian", "categorical"]

@@ -11,11 +11,12 @@ import torch
 from scipy import stats
 
 import reverie as rv
+from reverie.data.forms.reading import read_table
 from reverie.data.space import Ragged
 from reverie.models import temporal_rbm
-from reverie.models.temporal_rbm import TemporalNetwork, TemporalRBM
-from reverie.probability.restricted import Penalties, Side
-from reverie.probability.units import Bernoulli, Categorical, Gaussian, SideBySide, Units, units
+from reverie.models.energy.temporal_rbm import TemporalNetwork, TemporalRBM
+from reverie.probability.machines.restricted import Penalties, Side
+from reverie.probability.machines.units import Bernoulli, Categorical, Gaussian, SideBySide, Units, units
 from reverie.rng import RowNoise
 
 VISIBLE = {
@@ -146,7 +147,7 @@ def test_the_visible_layer_is_listed_where_it_is_smaller(monkeypatch):
     for t in (0, 6):
         one = (shifts[0][t : t + 1].expand(len(v), -1), shifts[1][t : t + 1].expand(len(v), -1))
         torch.testing.assert_close(whole[t], torch.logsumexp(-network.free_energy(v, one), 0), rtol=1e-12, atol=1e-12)
-    monkeypatch.setattr("reverie.probability.conditional._BLOCK_NUMBERS", 20)
+    monkeypatch.setattr("reverie.probability.machines.conditional._BLOCK_NUMBERS", 20)
     torch.testing.assert_close(network.log_partition(shifts), whole, rtol=1e-12, atol=1e-12)
 
 
@@ -182,7 +183,7 @@ def test_linear_predictions_are_those_of_least_squares_for_every_place():
     rows = oscillations(300, length=6)
     model = TemporalRBM(hidden=2, order=2, lr=1e-9).fit(rows, epochs=1, **QUIET)
     network = model.network.double()
-    prepared = model.codec.prepare(model.schema.read(rows))
+    prepared = model.codec.prepare(read_table(model.schema, rows))
     x = prepared.x.to(torch.float64)
     u, place = windows_by_loop(x, 2), x.places[1]
     frames = network.frames(x.values, u)

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from reverie.data.space import Batch, Block, Space
-from reverie.models.vae import VAE, VAENetwork
+from reverie.models.deep.vae import VAE, VAENetwork
 from reverie.probability import likelihoods as lik
 from reverie.rng import RowNoise
 

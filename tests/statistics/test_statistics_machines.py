@@ -13,10 +13,10 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).parents[1] / "reference"))
 from boltzmann_kit import p_value
 
-from reverie.learning.ladder import Ladder
-from reverie.probability.deep import DeepMachine
-from reverie.probability.restricted import Restricted
-from reverie.probability.units import Bernoulli, Categorical, Gaussian, ReLU, SideBySide, Spin, Units
+from reverie.learning.rules.ladder import Ladder
+from reverie.probability.machines.deep import DeepMachine
+from reverie.probability.machines.restricted import Restricted
+from reverie.probability.machines.units import Bernoulli, Categorical, Gaussian, ReLU, SideBySide, Spin, Units
 from reverie.rng import StreamNoise, generator
 
 KINDS = ("bernoulli", "spin", "categorical", "gaussian", "relu")

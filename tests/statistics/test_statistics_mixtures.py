@@ -27,7 +27,7 @@ from components import (
     student_case,
     symbol_case,
 )
-from reverie.models.mixture import TableMixture
+from reverie.models.classical.mixture import TableMixture
 from reverie.rng import RowNoise
 
 N = 20_000

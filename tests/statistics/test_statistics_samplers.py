@@ -9,9 +9,10 @@ import pandas as pd
 import pytest
 import torch
 
-from reverie.models.mixture import GaussianMixture, parameters, with_parameters
-from reverie.models.rbm import RBMNetwork
-from reverie.models.vae import VAE
+from reverie.data.forms.reading import read_table
+from reverie.models.classical.mixture import GaussianMixture, parameters, with_parameters
+from reverie.models.deep.vae import VAE
+from reverie.models.energy.rbm import RBMNetwork
 from reverie.rng import RowNoise
 
 N = 40_000
@@ -148,7 +149,7 @@ def test_lattice_offsets_average_like_uniform_noise():
     rows = X[:50]
     fine = model.log_prob(rows, dequantisation=4096)
     np.testing.assert_allclose(model.log_prob(rows, dequantisation=64), fine, atol=0.03)
-    prepared = model.codec.prepare(model.schema.read(rows))
+    prepared = model.codec.prepare(read_table(model.schema, rows))
     values = []
     for seed in range(300):
         x = model.codec.noise(prepared.x, RowNoise(seed, 50, dtype=torch.float64))

@@ -69,6 +69,6 @@ def test_type_checkers_see_recipes_through_the_stub(tmp_path):
         check=False,
     )
     lines = done.stdout.splitlines()
-    assert any("user.py:3" in line and "reverie.models.vae.VAE" in line for line in lines)
+    assert any("user.py:3" in line and "reverie.models.deep.vae.VAE" in line for line in lines)
     assert any("user.py:4" in line and 'Unexpected keyword argument "latant"' in line for line in lines)
     assert not any("user.py:2" in line for line in lines)

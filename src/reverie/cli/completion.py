@@ -42,7 +42,7 @@ def vocabulary() -> dict[str, list[Word]]:
     """What may follow each command; `fit NAME` for what may follow a family."""
     from reverie.cli import compare, data, evaluate, fit, sample
     from reverie.cli.recipes import recipe_flags, training_flags
-    from reverie.data.bundled import NAMES
+    from reverie.data.sources.bundled import NAMES
     from reverie.store import recipe_class
 
     source, common = data.data_flags(), [QUIET, JSON]

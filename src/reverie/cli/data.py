@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from reverie.cli.flags import Flag, Parsed
-from reverie.data.bundled import NAMES
 from reverie.data.dataset import Dataset
-from reverie.data.sources import load_data
+from reverie.data.sources.bundled import NAMES
+from reverie.data.sources.load import load_data
 from reverie.errors import InvalidOption
 
 GROUP = "data"

@@ -120,7 +120,7 @@ def _fit(row: catalog.Family, argv: list[str], document: dict[str, Any], path: s
 
 
 def _note_labels(row: catalog.Family, source: str, screen: Screen) -> None:
-    from reverie.data.bundled import NAMES
+    from reverie.data.sources.bundled import NAMES
 
     if source in NAMES or source.startswith("hf:"):
         use = "let it learn them too, and predict them" if row.machine else "name its components by them"

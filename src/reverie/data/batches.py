@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from reverie.data.codec.maps import Codec, Prepared, sample_weights
 from reverie.data.dataset import Dataset
-from reverie.data.maps import Codec, Prepared, sample_weights
 from reverie.data.space import Batch
 from reverie.data.table import Table
 from reverie.rng import Noise, generator

@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import html
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
 from reverie.data.digests import row_digests, table_digest, text_digest
-from reverie.data.reading import data_warnings, infer
+from reverie.data.forms.conditions import restore_y
+from reverie.data.forms.reading import restore_table
 from reverie.data.schema import Field, Schema
 from reverie.data.splits import METHODS, count_duplicates, group_split, random_split, split_names, time_split
 from reverie.data.table import Array, Table, hint
@@ -166,19 +166,19 @@ class Dataset:
     @property
     def X(self) -> Any:
         """All rows of the data fields in the user's form. A streamed set is read into memory."""
-        return self.schema.restore(self._all())
+        return restore_table(self.schema, self._all())
 
     @property
     def y(self) -> Any:
         """The condition of all rows in the user's form, or None."""
-        return None if self.schema.condition is None else self.schema.restore_y(self._all())
+        return None if self.schema.condition is None else restore_y(self.schema, self._all())
 
     def _all(self) -> Table:
         return self.take(slice(None))
 
     def head(self, n: int = 5) -> Any:
         """The first `n` rows of the data fields in the user's form."""
-        return self.schema.restore(self.take(slice(0, max(n, 0))))
+        return restore_table(self.schema, self.take(slice(0, max(n, 0))))
 
     def split(
         self,
@@ -316,23 +316,3 @@ _DUPLICATES = "duplicates:"
 
 def _without(warnings: Sequence[str]) -> list[str]:
     return [line for line in warnings if not line.startswith(_DUPLICATES)]
-
-
-def as_dataset(
-    X: Any, y: Any = None, *, roles: Mapping[Any, str] | None = None, kinds: Mapping[Any, str] | None = None
-) -> Dataset:
-    """Anything a user may hand to `fit`, as a Dataset.
-
-    X: a Dataset (returned as it is), a path or name (see `load_data`, with its splits), a torch Dataset, a DataFrame,
-    an array, a tensor, a list of texts or arrays (without splits). Raises `DataError` for what cannot be read.
-    """
-    if isinstance(X, Dataset):
-        if y is not None or roles or kinds:
-            raise DataError("X is a Dataset already, with its own schema: give y, roles and kinds when you make it")
-        return X
-    from reverie.data.sources import is_torch_dataset, load_data
-
-    if isinstance(X, str | Path) or is_torch_dataset(X):
-        return load_data(X, y, roles=roles, kinds=kinds, split="random" if isinstance(X, str | Path) else None)
-    schema, table = infer(X, y, roles=roles, kinds=kinds)
-    return Dataset(schema, table, warnings=data_warnings(schema, table))

@@ -1,12 +1,13 @@
-"""What the data are: named fields, each with a kind and a role, and how the user's form comes back. Plain JSON."""
+"""What the data are: named fields, each with a kind and a role, and the container they came in. Plain JSON; `forms` reads and
+restores by it."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -183,37 +184,6 @@ class Schema:
                 return field
         raise DataError(f"no column {name!r}{hint(str(name), self.names)} Columns: {', '.join(self.names)}")
 
-    def read(
-        self, X: Any, y: Any = None, *, partial: bool = False, unseen: Literal["refuse", "missing"] = "refuse"
-    ) -> Table:
-        """Later data against this schema.
-
-        A DataFrame's columns go by name, in any order. Data columns must all be there, unless `partial`, which fills
-        absent ones with missing cells; condition, weight, group, time and id columns are read where they are; a column
-        the schema has never seen is refused. `y` is labels or numbers for the condition (or its column's name), and
-        wins over a column in X. Missing cells are allowed everywhere, in y for labels only (the codec refuses those
-        that a family does not take). With unseen="missing" a category of a sequence that was never seen is a missing
-        step instead of an error.
-
-        Raises `SchemaMismatch`: a renamed, absent or extra column, another shape, an unseen category, another type.
-        """
-        from reverie.data.reading import read
-
-        return read(self, X, y, partial=partial, unseen=unseen == "missing")
-
-    def restore(self, table: Table, fields: Sequence[str] | None = None) -> Any:
-        """The user's form of a table: DataFrame (columns, order, types), ndarray, tensor, images or list.
-
-        A long data frame comes back in the order of the user's rows where the table knows it (`ROWS`), else sequence
-        after sequence, numbered from 0 and timed from the earliest training time when the steps are regular.
-
-        `fields` names the columns (default: the data fields). Whole-number types are rounded and clipped to their
-        range; a missing cell in a plain int or bool column makes that column nullable (Int64, boolean).
-        """
-        from reverie.data.reading import restore
-
-        return restore(self, table, fields)
-
     def fill(self, raw: Table, filled: Table) -> Table:
         """`raw` with the missing cells of its data fields taken from `filled`; everything else as it was."""
         out: dict[str, Array] = {}
@@ -226,24 +196,6 @@ class Schema:
             holes = field.one_step.is_missing(steps)
             out[field.name] = unpack(np.where(holes, others.astype(steps.dtype), steps), lengths)
         return raw.with_columns(out)
-
-    def restore_y(self, values: Table | Array) -> Any:
-        """The user's form of a condition column (or of the table that holds it): Series, ndarray, tensor or list; for
-        labels per step a list of lists or the like.
-
-        None when there is no condition, or the table lacks it.
-        """
-        from reverie.data.labels import restore_condition
-        from reverie.data.long import restore_long_labels
-        from reverie.data.stepwise import restore_step_labels
-
-        field = self.condition
-        if field is None or (isinstance(values, Table) and field.name not in values):
-            return None
-        if field.kind == "sequence":
-            table = values if isinstance(values, Table) else Table({field.name: values})
-            return restore_step_labels(field, table[field.name]) if field.form else restore_long_labels(field, table)
-        return restore_condition(field, values[field.name] if isinstance(values, Table) else values)
 
     def check_same(self, other: Schema) -> None:
         """Are tables of `other` tables of this schema? Compares names, kinds, shapes, categories and ranges.
@@ -265,24 +217,6 @@ class Schema:
             raise SchemaMismatch(f"the dataset has a column {extra[0]!r} that is not known{hint(extra[0], known)}")
         if self.condition is not None and other.condition is not None:
             _check_same_field(self.condition, other.condition)
-
-    def read_y(self, y: Any, n: int, lengths: Array | None = None) -> Array:
-        """The condition column for `n` rows, from one label (or number, or vector) or from `n` of them. Labels per step
-        are `n` lists of them, of these `lengths` when given.
-
-        Raises `SchemaMismatch` for an unknown label (listing the classes), another length or width, or when there is no
-        condition.
-        """
-        from reverie.data.labels import read_condition
-        from reverie.data.stepwise import read_step_labels
-
-        if self.condition is not None and self.condition.kind == "sequence":
-            return read_step_labels(self.condition, y, n, lengths)
-        return read_condition(self.condition, y, n)
-
-    def step_lengths(self, y: Any, n: int) -> Array:
-        """(n,) the number of labels per sequence in a y of labels per step."""
-        return np.array([len(labels) for labels in self.read_y(y, n)], dtype=np.int64)
 
     def to_json(self) -> dict[str, Any]:
         return {"container": self.container, "fields": [field.to_json() for field in self.fields]}

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from reverie.evaluation.report import Report, aligned
+from reverie.evaluation.page import comparison_page
+from reverie.evaluation.report import Report, aligned, write_text
 from reverie.evaluation.rows import Row, finite, floor_text, value_text
 
 FORMAT = "reverie comparison 1"
@@ -117,20 +118,18 @@ class Comparison:
 
     def to_json(self, path: str | Path | None = None) -> str:
         """The comparison as JSON text, written to `path` if one is given."""
-        return _write(json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n", path)
+        return write_text(json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n", path)
 
     def to_markdown(self, path: str | Path | None = None) -> str:
         """The table with its legend and reasons as Markdown, written to `path` if one is given."""
         out = [f"# {self.title}", "", f"| {' | '.join(self._header())} |", "|---|" + "--:|" * (len(self.models) + 1)]
         out += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in self._table()]
         out += ["", self.legend, "", *(f"- {reason}" for reason in self.reasons)]
-        return _write("\n".join(out) + "\n", path)
+        return write_text("\n".join(out) + "\n", path)
 
     def to_html(self, path: str | Path | None = None) -> str:
         """One self-contained page with samples of all models side by side, written to `path` if one is given."""
-        from reverie.evaluation.page import comparison_page
-
-        return _write(comparison_page(self), path)
+        return write_text(comparison_page(self), path)
 
     def to_terminal(self, console: Any = None) -> None:
         """Print the table with rich; `console` is a `rich.console.Console` (default: a new one)."""
@@ -194,10 +193,3 @@ class Comparison:
         body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in self._table())
         notes = "<br>".join(escape(reason) for reason in (self.legend, *self.reasons))
         return f"<p><b>{escape(self.title)}</b></p><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table><p>{notes}</p>"
-
-
-def _write(text: str, path: str | Path | None) -> str:
-    if path is not None:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        Path(path).write_text(text, encoding="utf-8")
-    return text

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from reverie.data.forms.conditions import read_y
+from reverie.data.forms.reading import read_table, restore_table
 from reverie.errors import InvalidOption
 from reverie.evaluation.exhibits import figures
 from reverie.evaluation.likelihood import likelihood
@@ -110,7 +112,7 @@ def _generate(model: Judged, yardstick: Yardstick) -> tuple[list[Table], np.ndar
             made, y = model.sample(yardstick.n, seed=seed, return_y=True)
             table = _read(made, model.schema, schema)
             if condition.kind == "category" and yardstick.classes:
-                given = model.schema.read_y(y, table.n).astype(np.int64)
+                given = read_y(model.schema, y, table.n).astype(np.int64)
                 codes.append(codes_in(given, tuple(condition.categories or ()), yardstick.classes))
         if table.n != yardstick.n:
             raise InvalidOption(f"the model gave {table.n} rows when asked for {yardstick.n}")
@@ -126,14 +128,14 @@ def _read(made: Any, own: Schema, schema: Schema) -> Table:
     range); pixels outside the common range are clipped to it.
     """
     if own.data_fields == schema.data_fields:
-        return schema.read(made)
-    table = own.read(made)
+        return read_table(schema, made)
+    table = read_table(own, made)
     clipped = {
         field.name: np.clip(table[field.name], field.low, field.high).astype(table[field.name].dtype)
         for field in schema.data_fields
         if field.kind == "image" and field.low is not None and field.high is not None
     }
-    return schema.read(own.restore(table.with_columns(clipped)))
+    return read_table(schema, restore_table(own, table.with_columns(clipped)))
 
 
 def _agreement_row(yardstick: Yardstick, views: list[View], labels: np.ndarray | None) -> Row | None:

@@ -10,9 +10,9 @@ from reverie import catalog
 from reverie.config import check_count, check_seed
 from reverie.errors import InvalidOption, Unsupported
 from reverie.metrics import autocorrelation, effective_draws, r_hat
-from reverie.model import Model
-from reverie.probability.belief import BeliefNetwork
-from reverie.probability.partition import Machine
+from reverie.model.model import Model
+from reverie.probability.machines.belief import BeliefNetwork
+from reverie.probability.machines.partition import Machine
 from reverie.rng import RowNoise, generator, stream
 
 

@@ -6,21 +6,39 @@ import functools
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from reverie._version import __version__
 from reverie.evaluation.pictures import Figure, strip
-from reverie.evaluation.rows import ARROWS, LIKELIHOOD_KINDS, Row, floor_text, number, range_text, value_text
+from reverie.evaluation.rows import ARROWS, LIKELIHOOD_KINDS, READING, Row, floor_text, number, range_text, value_text
 
-if TYPE_CHECKING:
-    from reverie.evaluation.comparison import Comparison
-    from reverie.evaluation.report import Report
+
+class Report(Protocol):
+    """What a page shows of a report."""
+
+    @property
+    def rows(self) -> tuple[Row, ...]: ...
+    @property
+    def figures(self) -> tuple[Figure, ...]: ...
+    @property
+    def model(self) -> dict[str, Any]: ...
+    @property
+    def data(self) -> dict[str, Any]: ...
+    @property
+    def settings(self) -> dict[str, Any]: ...
+
+
+class Comparison(Protocol):
+    """What a page shows of a comparison."""
+
+    @property
+    def lines(self) -> Sequence[Any]: ...
+    @property
+    def reports(self) -> Mapping[str, Report]: ...
 
 
 def report_page(report: Report) -> str:
     """The whole page of one report."""
-    from reverie.evaluation.report import READING
-
     return _render(
         "report.html",
         report=report,
@@ -41,8 +59,6 @@ def report_fragment(report: Report) -> str:
 
 def comparison_page(comparison: Comparison) -> str:
     """The whole page of a comparison."""
-    from reverie.evaluation.report import READING
-
     shown = _side_by_side(comparison)
     return _render("compare.html", comparison=comparison, lines=comparison.lines, reading=READING, shown=shown)
 

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 class Judged(Protocol):
-    """The part of `reverie.model.Model` that evaluation uses."""
+    """The part of `reverie.model.model.Model` that evaluation uses."""
 
     @property
     def estimator(self) -> Any: ...

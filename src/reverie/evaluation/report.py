@@ -8,17 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from reverie.evaluation.page import report_fragment, report_page
 from reverie.evaluation.pictures import Figure
-from reverie.evaluation.rows import ARROWS, Row, finite, floor_text, range_text, value_text
+from reverie.evaluation.rows import ARROWS, READING, Row, finite, floor_text, range_text, value_text
 from reverie.evaluation.summary import Finding
 from reverie.metrics.arrays import FloatArray
 
 FORMAT = "reverie report 1"
-READING = (
-    "Floor: the same figure between two sets of real rows at the same n, mean ± sd over 20 splits; a perfect model "
-    "reaches the floor, not zero. Range: over the generated sets. Distances are comparable only within one report: "
-    "they depend on the feature space and on n."
-)
 
 
 @dataclass(frozen=True)
@@ -65,7 +61,7 @@ class Report:
 
     def to_json(self, path: str | Path | None = None) -> str:
         """The report as JSON text, written to `path` if one is given."""
-        return _write(json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n", path)
+        return write_text(json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n", path)
 
     def to_markdown(self, path: str | Path | None = None) -> str:
         """Summary, table and notes as Markdown, written to `path` if one is given."""
@@ -76,21 +72,17 @@ class Report:
         lines += ["", READING]
         noted = [f"- {row.name}: {row.note}" for row in self.rows if row.note]
         lines += ["", "## Notes", "", *noted, *(f"- {note}" for note in (*self.notes, *self.warnings))]
-        return _write("\n".join(lines) + "\n", path)
+        return write_text("\n".join(lines) + "\n", path)
 
     def to_html(self, path: str | Path | None = None) -> str:
         """One self-contained page (no other files, no requests), written to `path` if one is given."""
-        from reverie.evaluation.page import report_page
-
-        return _write(report_page(self), path)
+        return write_text(report_page(self), path)
 
     def __repr__(self) -> str:
         lines = [self.title, *(f"  {item.text}" for item in self.findings), ""]
         return "\n".join([*lines, *aligned(HEADER, [cells(row) for row in self.rows]), *self.notes])
 
     def _repr_html_(self) -> str:
-        from reverie.evaluation.page import report_fragment
-
         return report_fragment(self)
 
 
@@ -128,7 +120,8 @@ def _plain(value: Any) -> Any:
     return finite(value) if value is None or isinstance(value, bool | int | float | str) else str(value)
 
 
-def _write(text: str, path: str | Path | None) -> str:
+def write_text(text: str, path: str | Path | None) -> str:
+    """The text itself, written to `path` if one is given."""
     if path is not None:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         Path(path).write_text(text, encoding="utf-8")

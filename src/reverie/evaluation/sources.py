@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from reverie.data.forms.conditions import restore_y
+from reverie.data.forms.reading import read_table, restore_table
 from reverie.errors import DataError
 from reverie.metrics.arrays import IntArray
 
@@ -47,12 +49,12 @@ class Real:
     @property
     def X(self) -> Any:
         """The data fields in the user's form."""
-        return self.schema.restore(self.table)
+        return restore_table(self.schema, self.table)
 
     @property
     def y(self) -> Any:
         """The condition in the user's form, or None."""
-        return self.schema.restore_y(self.table)
+        return restore_y(self.schema, self.table)
 
 
 def read_real(data: Any, schema: Schema, limit: int, seed: int, part: str) -> Real:
@@ -64,11 +66,11 @@ def read_real(data: Any, schema: Schema, limit: int, seed: int, part: str) -> Re
     if isinstance(data, tuple) and len(data) == 2:
         data, y = data
     if not _is_dataset(data) and (y is not None or not _in_memory(data)):
-        from reverie.data.dataset import as_dataset
+        from reverie.data.sources.load import as_dataset
 
         data = as_dataset(data, y)
     if not _is_dataset(data):
-        table = schema.read(data)
+        table = read_table(schema, data)
         total = table.n
         table = table.take(_subset(total, limit, seed, part))
         return Real("", schema, table, total, *_labels(schema, table))
@@ -78,8 +80,8 @@ def read_real(data: Any, schema: Schema, limit: int, seed: int, part: str) -> Re
     table = data.take(_subset(total, limit, seed, part))
     labels, classes = _labels(source, table)
     if source != schema:
-        y = source.restore_y(table) if schema.condition is not None else None
-        table = schema.read(source.restore(table), y)
+        y = restore_y(source, table) if schema.condition is not None else None
+        table = read_table(schema, restore_table(source, table), y)
     name = str(getattr(data, "name", "")).removesuffix(f".{part}")
     return Real("" if name == "data" else name, schema, table, total, labels, classes)
 

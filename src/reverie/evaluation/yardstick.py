@@ -328,7 +328,7 @@ def _column_row(column: Column) -> str:
 
 def _known_modes(name: str) -> tuple[FloatArray, float] | None:
     """Centres `(modes, 2)` and sd of a toy data set whose modes are known, else None."""
-    from reverie.data import toys
+    from reverie.data.sources import toys
 
     known = {"ring8": (toys.ring_centres(), toys.RING_SIGMA), "grid25": (toys.grid_centres(), toys.GRID_SIGMA)}
     return known.get(name)

@@ -1,4 +1,4 @@
-"""How any rule learns: the one trainer, its phases and budgets, one learner a file, devices and processes, run folders.
+"""How any rule learns: the one trainer, its phases and budgets, devices and processes, run folders; the rules are in `rules`.
 
 Nothing here knows a family or asks what kind of model it trains.
 """

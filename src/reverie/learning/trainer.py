@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from reverie.data.batches import Batches, Slot
 from reverie.data.space import Batch
 from reverie.errors import Diverged, Interrupted, InvalidOption
-from reverie.learning.averaged import Averaged
 from reverie.learning.phases import Learner, Phase, Position, State
+from reverie.learning.rules.averaged import Averaged
 from reverie.learning.run import Run
 from reverie.learning.training import Training
 from reverie.learning.watching import Hooks, Stopping, Sums

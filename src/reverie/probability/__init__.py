@@ -1,4 +1,3 @@
-"""Distributions as pure functions of tensors: likelihoods of observed columns, exponential families, unit types.
-
-No networks, no training, no data sources.
+"""Distributions as functions of tensors: exponential families in sets (`components`, `gaussians`), who belongs to which
+(`latent`), machines with an energy (`machines`), and the likelihoods that decoders parametrise. No training, no data sources.
 """

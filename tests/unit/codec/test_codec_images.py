@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from reverie.data.codec import codec_from_json, fit_codec
-from reverie.data.dataset import as_dataset
-from reverie.data.pixels import ImageCodec
+from reverie.data.codec.negotiate import codec_from_json, fit_codec
+from reverie.data.codec.pixels import ImageCodec
+from reverie.data.forms.reading import read_table, restore_table
+from reverie.data.sources.load import as_dataset
 from reverie.data.space import Wants
 from reverie.errors import UnsupportedData
 from reverie.rng import RowNoise
@@ -45,7 +46,7 @@ def fit(X, mode: str, **options) -> ImageCodec:
 
 
 def model_space(codec: ImageCodec, X) -> tuple[torch.Tensor, torch.Tensor]:
-    prepared = codec.prepare(codec.schema.read(X))
+    prepared = codec.prepare(read_table(codec.schema, X))
     noise = RowNoise(0, len(prepared), dtype=codec.space.torch_dtype)
     return codec.noise(prepared.x, noise), prepared.log_det
 
@@ -59,7 +60,7 @@ def test_there_and_back(name, mode, flat):
     x, _ = model_space(codec, X)
     assert x.shape == codec.space.batch_shape(40)
     assert x.dtype == codec.space.torch_dtype
-    back = codec.schema.restore(codec.decode(x))
+    back = restore_table(codec.schema, codec.decode(x))
     assert type(back) is type(X)
     assert back.dtype == X.dtype
     assert back.shape == X.shape
@@ -126,7 +127,7 @@ def test_dequantised_cells_tile_the_line(name):
     top, bottom = codec.noise(zeros, At(1.0)), codec.noise(zeros + step, At(0.0))
     np.testing.assert_allclose(top, bottom)
     width = float((codec.noise(zeros, At(1.0)) - codec.noise(zeros, At(0.0)))[0, 0, 0, 0])
-    log_det = float(codec.prepare(codec.schema.read(PICTURES[name][:1])).log_det[0])
+    log_det = float(codec.prepare(read_table(codec.schema, PICTURES[name][:1])).log_det[0])
     assert log_det == pytest.approx(12 * math.log(width))
 
 
@@ -140,7 +141,7 @@ def test_the_logit_log_det_is_the_derivative():
     down = codec.noise(v - h, RowNoise(0, 5, dtype=torch.float64))
     numeric = torch.log((up - down) / (2 * h)).flatten(1).sum(1)
     x = codec.noise(v, RowNoise(0, 5, dtype=torch.float64))
-    total = codec.prepare(codec.schema.read(X)).log_det + codec.batch_log_det(x)
+    total = codec.prepare(read_table(codec.schema, X)).log_det + codec.batch_log_det(x)
     np.testing.assert_allclose(total, numeric, rtol=1e-7)
 
 
@@ -150,7 +151,7 @@ def test_the_affine_log_det_is_the_derivative():
         codec = fit(X, mode, dtype="float64")
         v = torch.from_numpy(X[:2, None])
         d = (codec.noise(v + 1e-5, RowNoise(0, 2)) - codec.noise(v - 1e-5, RowNoise(0, 2))) / 2e-5
-        log_det = codec.prepare(codec.schema.read(X[:2])).log_det
+        log_det = codec.prepare(read_table(codec.schema, X[:2])).log_det
         np.testing.assert_allclose(log_det, torch.log(d).flatten(1).sum(1), rtol=1e-5)
         assert slope is None or float(d.mean()) == pytest.approx(slope)
 
@@ -170,18 +171,18 @@ def test_binarisation_is_a_bernoulli_of_the_grey_level():
 def test_dequantised_pixels_stay_in_their_cell():
     X = PICTURES["uint8"]
     codec = fit(X, "dequantise", dtype="float64")
-    prepared = codec.prepare(codec.schema.read(X))
+    prepared = codec.prepare(read_table(codec.schema, X))
     assert prepared.x.dtype == torch.uint8  # kept small; noise makes it float
     for seed in range(5):
         x = codec.noise(prepared.x, RowNoise(seed, 40, dtype=torch.float64))
-        np.testing.assert_array_equal(codec.schema.restore(codec.decode(x)), X)
+        np.testing.assert_array_equal(restore_table(codec.schema, codec.decode(x)), X)
 
 
 def test_missing_pixels():
     X = PICTURES["float of 255ths"].copy()
     X[0, 0, 0] = X[1, 2] = np.nan
     codec = fit(X, "dequantise")
-    prepared = codec.prepare(codec.schema.read(X))
+    prepared = codec.prepare(read_table(codec.schema, X))
     assert codec.space.missing
     assert (~prepared.observed).flatten(1).sum(1).tolist()[:3] == [1, 3, 0]
     per_pixel = prepared.log_det[2] / 12
@@ -196,6 +197,6 @@ def test_whatever_a_network_says_is_a_picture():
     for mode in MODES:
         codec = fit(PICTURES["colour"], mode)
         wild = torch.randn(6, *codec.space.shape, generator=torch.Generator().manual_seed(0)) * 100
-        back = codec.schema.restore(codec.decode(wild))
+        back = restore_table(codec.schema, codec.decode(wild))
         assert back.shape == (6, 4, 3, 3)
         assert back.dtype == np.uint8

@@ -13,13 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reverie.data.batches import Batches
-from reverie.data.codec import codec_from_json, fit_codec
-from reverie.data.dataset import Dataset, as_dataset
-from reverie.data.levels import Symbol
-from reverie.data.nested import step_from_json
+from reverie.data.codec.levels import Symbol
+from reverie.data.codec.negotiate import codec_from_json, fit_codec
+from reverie.data.codec.nested import step_from_json
+from reverie.data.codec.sequences import SequenceCodec
+from reverie.data.dataset import Dataset
+from reverie.data.forms.reading import read_table, restore_table
 from reverie.data.schema import Field, Schema
-from reverie.data.sequences import SequenceCodec
-from reverie.data.sources import sequences
+from reverie.data.sources.load import as_dataset, sequences
 from reverie.data.space import Ragged, Wants
 from reverie.data.table import Table, pack, unpack
 from reverie.errors import DataError, SchemaMismatch, UnsupportedData
@@ -163,7 +164,7 @@ def test_what_was_prepared_is_decoded(discrete, symbols):
         prepared = again.prepare(data.take(slice(None)))
         assert torch.equal(prepared.x.values, codec.prepare(data.take(slice(None))).x.values)
         x = again.noise(prepared.x, RowNoise(3, len(prepared), dtype=torch.float64))
-        back = schema.restore(again.decode(x))
+        back = restore_table(schema, again.decode(x))
         for a, b in zip(X, back, strict=True):
             if isinstance(a, str | list):
                 assert a == b
@@ -181,7 +182,7 @@ def test_missing_steps_are_not_observed_and_may_be_filled():
     part = prepared.rows(torch.tensor([1]))
     assert part.observed[:, 0].tolist() == [False, True]
     assert part.log_det[0] == prepared.log_det[1]
-    filled = data.schema.restore(data.schema.fill(data.take(slice(None)), codec.decode(prepared.x)))
+    filled = restore_table(data.schema, data.schema.fill(data.take(slice(None)), codec.decode(prepared.x)))
     assert filled[0][[0, 2]].tolist() == [1.5, 3.0]
     assert not np.isnan(np.concatenate(filled)).any()
     with pytest.raises(UnsupportedData, match="column 'x' has missing cells, which hmm does not take"):
@@ -203,7 +204,7 @@ def test_symbols_are_one_column_of_codes():
     _, dense = fit([["a", "b"], ["c"]], symbols=False)
     assert [(b.kind, b.width) for b in dense.space.blocks] == [("category", 3)]
     wild = Ragged(torch.tensor([[-1.2], [levels + 0.4], [1.4]]), torch.tensor([3]))
-    tokens = data.schema.restore(codec.decode(wild))[0]
+    tokens = restore_table(data.schema, codec.decode(wild))[0]
     assert tokens == [data.schema.fields[0].categories[i] for i in (0, levels - 1, 1)]
     # tables keep their one-hot blocks
     flat = as_dataset(pd.DataFrame({"c": ["a", "b"]}))
@@ -213,27 +214,27 @@ def test_symbols_are_one_column_of_codes():
 def test_characters_never_seen():
     data, codec = fit(["abc", "ca"])
     assert codec.alphabets == {"x": "abc"}
-    later = data.schema.read(["abz", "c"])
+    later = read_table(data.schema, ["abz", "c"])
     prepared = codec.prepare(later)
     assert prepared.observed[:, 0].tolist() == [True, True, False, True]
-    assert data.schema.restore(codec.decode(prepared.x))[1] == "c"
+    assert restore_table(data.schema, codec.decode(prepared.x))[1] == "c"
     _, strict = fit(["abc", "ca"], unseen="refuse")
     with pytest.raises(SchemaMismatch, match=r"text 0, character 2: 'z' does not occur.*'abc'"):
         strict.prepare(later)
     with pytest.raises(SchemaMismatch, match="text 1, character 0"):
-        strict.prepare(data.schema.read(["abc", "\ud800"]))
+        strict.prepare(read_table(data.schema, ["abc", "\ud800"]))
     with pytest.raises(DataError, match="sequence 1 of 'x' is empty"):
-        codec.prepare(data.schema.read(["a", ""]))
+        codec.prepare(read_table(data.schema, ["a", ""]))
     assert codec_from_json(data.schema, codec.to_json()).unseen == "missing"
 
 
 def test_symbols_never_seen_are_not_observed():
     data, codec = fit([["a", "b"], ["b", "b"]])
-    table = data.schema.read([["a", "z"]], unseen=codec.unseen)
+    table = read_table(data.schema, [["a", "z"]], unseen=codec.unseen)
     assert codec.prepare(table).observed[:, 0].tolist() == [True, False]
     _, strict = fit([["a", "b"], ["b", "b"]], unseen="refuse")
     with pytest.raises(SchemaMismatch, match="'z' is not a known symbol"):
-        data.schema.read([["a", "z"]], unseen=strict.unseen)
+        read_table(data.schema, [["a", "z"]], unseen=strict.unseen)
 
 
 # ---------------------------------------------------------------------------------------------- noise and lengths
@@ -279,13 +280,13 @@ def test_noise_of_processes_is_that_of_one():
 
 def test_longer_sequences_draw_more(monkeypatch):
     data, codec = fit(counts([3, 3, 2]), discrete="dequantise")
-    later = data.schema.read(counts([2, 8, 3]))
+    later = read_table(data.schema, counts([2, 8, 3]))
     x = codec.prepare(later).x
     u = codec.noise(x, RowNoise(1, 3)).values - x.values
     assert (u != 0).all()
     assert not torch.equal(u[2:5], u[5:8])  # the second draw is another one
     assert len(np.unique(u[5:8].numpy().round(6))) == 6
-    short = codec.prepare(data.schema.read(counts([2]))).x
+    short = codec.prepare(read_table(data.schema, counts([2]))).x
     first = codec.noise(short, RowNoise(1, 1)).values - short.values
     torch.testing.assert_close(first, u[:2])
     # ranks agree on how much is drawn, though only one of them holds the long sequence
@@ -293,7 +294,7 @@ def test_longer_sequences_draw_more(monkeypatch):
     for rank in (0, 1):
         codec.noise(x.rows(slice(rank, None, 2)), StreamNoise(left[rank], 3, rank=rank, world=2))
     assert torch.equal(left[0].get_state(), left[1].get_state())
-    monkeypatch.setattr("reverie.data.sequences._DRAWN_STEPS", 2)
+    monkeypatch.setattr("reverie.data.codec.sequences._DRAWN_STEPS", 2)
     assert (codec.noise(x, RowNoise(1, 3)).values != x.values).all()
 
 
@@ -459,7 +460,7 @@ def test_a_column_of_texts_in_a_frame():
     _, codec = fit(data)
     prepared = codec.prepare(data.take(slice(None)))
     assert prepared.y.tolist() == [[1, 0], [0, 1]]
-    pd.testing.assert_frame_equal(data.schema.restore(codec.decode(prepared.x)), rows[["t"]])
+    pd.testing.assert_frame_equal(restore_table(data.schema, codec.decode(prepared.x)), rows[["t"]])
 
 
 def test_steps_packed_and_unpacked():

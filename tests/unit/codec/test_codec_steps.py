@@ -8,10 +8,10 @@ import math
 import numpy as np
 import pytest
 
-from reverie.data.levels import Bit, Constant, OneHot
-from reverie.data.nested import Atoms, Flagged, step_from_json
-from reverie.data.profiles import Profile, decimals, profile
-from reverie.data.steps import Affine, ColumnStep, Grid, Quantile
+from reverie.data.codec.levels import Bit, Constant, OneHot
+from reverie.data.codec.nested import Atoms, Flagged, step_from_json
+from reverie.data.codec.profiles import Profile, decimals, profile
+from reverie.data.codec.steps import Affine, ColumnStep, Grid, Quantile
 
 RNG = np.random.default_rng(0)
 NORMALS = RNG.normal(size=500)

@@ -10,16 +10,18 @@ import pytest
 import torch
 
 from reverie.data.batches import Batches
-from reverie.data.codec import codec_from_json, fit_codec
-from reverie.data.dataset import Dataset, MemorySource, as_dataset
-from reverie.data.levels import Bit, Constant
-from reverie.data.nested import Atoms, Flagged
+from reverie.data.codec.levels import Bit, Constant
+from reverie.data.codec.negotiate import codec_from_json, fit_codec
+from reverie.data.codec.nested import Atoms, Flagged
+from reverie.data.codec.steps import Affine, ColumnStep, Grid, Quantile
+from reverie.data.codec.tables import TableCodec
+from reverie.data.dataset import Dataset, MemorySource
+from reverie.data.forms.reading import read_table, restore_table
+from reverie.data.sources.load import as_dataset
 from reverie.data.space import Wants
-from reverie.data.steps import Affine, ColumnStep, Grid, Quantile
-from reverie.data.tables import TableCodec
 from reverie.errors import DataError, UnsupportedData
-from reverie.models.mixture import GaussianMixture
-from reverie.models.vae import VAE
+from reverie.models.classical.mixture import GaussianMixture
+from reverie.models.deep.vae import VAE
 from reverie.rng import RowNoise, StreamNoise, generator
 
 RNG = np.random.default_rng(0)
@@ -81,7 +83,7 @@ def test_a_pattern_that_the_subsample_misses(stride):
 
 
 def decode(codec: TableCodec, values: np.ndarray) -> np.ndarray:
-    table = codec.schema.read(values)
+    table = read_table(codec.schema, values)
     return codec.decode(codec.prepare(table).x).columns["x"]
 
 
@@ -106,8 +108,8 @@ def test_precision_far_from_zero():
     np.testing.assert_allclose(decode(fit(values), values), values, atol=1e-6)
     days = pd.DataFrame({"t": pd.Timestamp("2020-01-01") + pd.to_timedelta(RNG.uniform(0, 1e6, 300), unit="s")})
     codec = fit(days)
-    table = codec.schema.read(days)
-    back = codec.schema.restore(codec.decode(codec.prepare(table).x))
+    table = read_table(codec.schema, days)
+    back = restore_table(codec.schema, codec.decode(codec.prepare(table).x))
     assert (back["t"] - days["t"]).abs().max() < pd.Timedelta("1s")
     assert back["t"].dtype == days["t"].dtype
 
@@ -116,7 +118,7 @@ def test_repeated_dates_are_a_grid():
     days = pd.DataFrame({"t": pd.date_range("2020-01-01", periods=30)[RNG.integers(0, 30, 300)]})
     codec = fit(days)
     assert codec.steps[0][2].step == 86400.0
-    back = codec.schema.restore(codec.decode(codec.prepare(codec.schema.read(days)).x))
+    back = restore_table(codec.schema, codec.decode(codec.prepare(read_table(codec.schema, days)).x))
     pd.testing.assert_frame_equal(back, days)
 
 
@@ -124,7 +126,7 @@ def test_float32_data_keep_their_grid_and_type():
     values = (np.round(RNG.normal(size=(300, 1)), 1)).astype(np.float32)
     codec = fit(values)
     assert codec.measure == "counting"
-    back = codec.schema.restore(codec.decode(codec.prepare(codec.schema.read(values)).x))
+    back = restore_table(codec.schema, codec.decode(codec.prepare(read_table(codec.schema, values)).x))
     assert back.dtype == np.float32
     np.testing.assert_allclose(back, values, atol=1e-6)
 
@@ -140,7 +142,7 @@ def test_a_mixed_frame_there_and_back():
         }
     )
     codec = fit(frame, missing="flag")
-    back = codec.schema.restore(codec.decode(codec.prepare(codec.schema.read(frame)).x))
+    back = restore_table(codec.schema, codec.decode(codec.prepare(read_table(codec.schema, frame)).x))
     pd.testing.assert_frame_equal(back, frame, check_exact=False, rtol=1e-5, atol=1e-6)
     again = codec_from_json(codec.schema, codec.to_json())
     assert again.space == codec.space
@@ -158,7 +160,7 @@ def test_log_det_is_summed_over_observed_cells():
     X = RNG.normal(size=(50, 2)) * [10.0, 0.1]
     X[0, 0] = X[1] = np.nan
     codec = fit(X)
-    prepared = codec.prepare(codec.schema.read(X))
+    prepared = codec.prepare(read_table(codec.schema, X))
     a, b = (-np.log(np.nanstd(X, axis=0))).tolist()
     np.testing.assert_allclose(prepared.log_det[:3], [b, 0, a + b])
     assert prepared.observed[0].tolist() == [False, True]
@@ -168,7 +170,7 @@ def test_dequantisation_is_uniform_inside_the_cell():
     """20000 draws: the noised code is uniform on its cell (mean and variance at 4 standard errors), and decodes to it."""
     values = RNG.integers(0, 9, 20000)
     codec = fit(values, discrete="dequantise", mixed=False, dtype="float64")
-    x = codec.prepare(codec.schema.read(values)).x
+    x = codec.prepare(read_table(codec.schema, values)).x
     noised = codec.noise(x, RowNoise(0, len(x), dtype=torch.float64))
     u = ((noised - x) / codec.steps[0][2].dequantise_step)[:, 0]
     assert u.abs().max() <= 0.5

@@ -15,7 +15,7 @@ import reverie as rv
 from families import OPTIONS, numeric_rows, small_recipes
 from reverie import catalog, errors, serial
 from reverie.errors import CheckpointError, InvalidOption, ReverieError
-from reverie.model import Model
+from reverie.model.model import Model
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def test_catalog_without_torch():
 
 def test_families_by_name():
     assert catalog.family("vae").class_name == "VAE"
-    assert catalog.family("vae").module == "reverie.models.vae"
+    assert catalog.family("vae").module == "reverie.models.deep.vae"
     with pytest.raises(
         InvalidOption,
         match=r"no family is called 'vea', did you mean 'vae'\? Families: gmm, .*naive_bayes, .*rbm, .*vae, gan",

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from reverie.data.reading import infer
+from reverie.data.forms.reading import infer, read_table, restore_table
 from reverie.data.schema import Schema
 from reverie.errors import SchemaMismatch
 
@@ -43,10 +43,10 @@ ARRAYS = [
 def back(X, **options):
     schema, table = infer(X, **options)
     assert Schema.from_json(json.loads(json.dumps(schema.to_json()))) == schema
-    again = schema.read(X)
+    again = read_table(schema, X)
     for name in again.columns:
         np.testing.assert_array_equal(again[name], table[name])
-    return schema, table, schema.restore(table)
+    return schema, table, restore_table(schema, table)
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_pixel_ranges_are_part_of_the_schema():
 
 def test_samples_are_clipped_to_the_pixel_range():
     schema, table = infer(np.zeros((2, 2, 2), np.uint8), value_range=(0, 16))
-    out = schema.restore(table.with_columns({"x": np.full((2, 2, 2), 17.2)}))
+    out = restore_table(schema, table.with_columns({"x": np.full((2, 2, 2), 17.2)}))
     assert out.dtype == np.uint8
     assert (out == 16).all()
 
@@ -94,10 +94,10 @@ def test_missing_pixels_of_whole_number_images():
     schema, _ = infer(X)
     holes = X.astype(float)
     holes[0, 1, 2] = np.nan
-    table = schema.read(holes)
+    table = read_table(schema, holes)
     assert table["x"].dtype == np.float32
     assert schema.fields[0].is_missing(table["x"]).sum() == 1
-    np.testing.assert_array_equal(schema.restore(table), holes)
+    np.testing.assert_array_equal(restore_table(schema, table), holes)
 
 
 def test_lists():
@@ -114,7 +114,7 @@ def test_lists():
         [np.float32([1, np.nan])],
     ):
         schema, table = infer(X)
-        out = schema.restore(table)
+        out = restore_table(schema, table)
         assert schema.fields[0].kind == "sequence"
         assert table["x"][0].shape == X[0].shape
         for a, b in zip(X, out, strict=True):
@@ -166,12 +166,12 @@ def test_read_refuses_another_shape_type_or_range():
     ]
     for schema, X, words in cases:
         with pytest.raises(SchemaMismatch) as caught:
-            schema.read(X)
+            read_table(schema, X)
         assert words in str(caught.value), (words, str(caught.value))
 
 
 def test_big_arrays_are_checked_piece_by_piece(monkeypatch):
-    monkeypatch.setattr("reverie.data.arrays.PIECE", 64)
+    monkeypatch.setattr("reverie.data.forms.arrays.PIECE", 64)
     X = RNG.normal(size=(100, 3))
     X[:90, 1] = np.nan
     assert infer(X)[0].fields[0].nullable

@@ -8,9 +8,9 @@ import pandas as pd
 import pytest
 import torch
 
-from reverie.data.dataset import as_dataset
-from reverie.data.reading import infer
+from reverie.data.forms.reading import infer
 from reverie.data.schema import Field, Schema
+from reverie.data.sources.load import as_dataset
 from reverie.errors import DataError, InvalidOption, ReverieError
 
 two = pd.DataFrame({"age": [1.0, 2.0], "city": ["a", "b"]})

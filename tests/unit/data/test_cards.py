@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from reverie.data.cards import sample_frame, write_snapshot
-from reverie.data.reading import infer
-from reverie.data.sources import sequences
+from reverie.data.forms.reading import infer
+from reverie.data.sources.load import sequences
 
 LONG = pd.DataFrame({"m": [0, 0, 1], "v": [1.5, 2.5, 3.5]})
 

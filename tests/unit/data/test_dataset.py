@@ -6,11 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from reverie.data import toys
-from reverie.data.dataset import Dataset, as_dataset
+from reverie.data.dataset import Dataset
 from reverie.data.digests import row_digests
-from reverie.data.reading import infer
-from reverie.data.sources import load_data
+from reverie.data.forms.reading import infer
+from reverie.data.sources import toys
+from reverie.data.sources.load import as_dataset, load_data
 from reverie.data.table import Table
 from reverie.errors import DataError, InvalidOption, SchemaMismatch
 

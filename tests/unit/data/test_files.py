@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import torch
 
-from reverie.data.sources import load_data
+from reverie.data.sources.load import load_data
 from reverie.errors import DataError, InvalidOption, MissingExtra
 
 RNG = np.random.default_rng(0)

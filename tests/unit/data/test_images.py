@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from reverie.data.sources import load_data
+from reverie.data.sources.load import load_data
 from reverie.errors import DataError, InvalidOption
 
 RNG = np.random.default_rng(0)

@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 import torch
 
-from reverie.data.reading import infer
+from reverie.data.forms.conditions import read_y, restore_y
+from reverie.data.forms.reading import infer, read_table, restore_table
 from reverie.data.schema import Schema
 from reverie.errors import DataError, SchemaMismatch
 
@@ -32,28 +33,28 @@ def test_labels_become_categories_and_come_back(y, categories):
     field = schema.condition
     assert (field.kind, field.categories) == ("category", categories)
     assert [type(c) for c in field.categories] == [type(c) for c in categories]
-    out = schema.restore_y(table)
-    np.testing.assert_array_equal(np.asarray(schema.restore_y(table[field.name])), np.asarray(out))
+    out = restore_y(schema, table)
+    np.testing.assert_array_equal(np.asarray(restore_y(schema, table[field.name])), np.asarray(out))
     flat = np.asarray(y).reshape(-1)
     np.testing.assert_array_equal(np.asarray(out), flat)
     if hasattr(y, "dtype"):
         assert out.dtype == (y.dtype if not isinstance(y, np.ndarray) else flat.dtype)
-    assert schema.read_y(y, 6).tolist() == table[field.name].tolist()
+    assert read_y(schema, y, 6).tolist() == table[field.name].tolist()
     one = next(iter(flat))
-    assert schema.read_y(one, 4).tolist() == [table[field.name][0]] * 4
+    assert read_y(schema, one, 4).tolist() == [table[field.name][0]] * 4
 
 
 def test_numbers_and_vectors():
     y = np.float32([0.5, 1.5, 2.5, 3.25, 0, 1])
     schema, table = infer(X, y)
     assert (schema.condition.kind, table["y"].dtype) == ("number", np.float32)
-    np.testing.assert_array_equal(schema.restore_y(table), y)
-    assert schema.read_y(0.25, 3).tolist() == [0.25] * 3
+    np.testing.assert_array_equal(restore_y(schema, table), y)
+    assert read_y(schema, 0.25, 3).tolist() == [0.25] * 3
     vector = np.random.default_rng(0).normal(size=(6, 3))
     schema, table = infer(X, vector)
     assert schema.condition.shape == (3,)
-    assert schema.read_y(vector[0], 6).shape == (6, 3)
-    np.testing.assert_array_equal(schema.restore_y(table), vector)
+    assert read_y(schema, vector[0], 6).shape == (6, 3)
+    np.testing.assert_array_equal(restore_y(schema, table), vector)
     many = np.arange(60.0)
     assert infer(np.zeros(60) + many, many)[0].condition.kind == "number"
     schema, _ = infer(X, np.array([1.0, 2.0] * 3), kinds={"y": "number"})
@@ -67,16 +68,16 @@ def test_a_column_may_be_y():
     assert [field.name for field in schema.data_fields] == ["a"]
     assert schema.condition.categories == ("<=50K", ">50K")
     assert schema == infer(frame, roles={"income": "condition"})[0]
-    pd.testing.assert_series_equal(schema.restore_y(table), frame["income"])
-    pd.testing.assert_frame_equal(schema.restore(table), frame[["a"]])
-    assert schema.read(frame)["income"].tolist() == [1, 0, 1]
-    assert "income" not in schema.read(frame[["a"]])
-    assert schema.read(frame[["a"]], ">50K")["income"].tolist() == [1, 1, 1]
-    assert schema.read(frame, "<=50K")["income"].tolist() == [0, 0, 0]
-    assert schema.read(frame, "income")["income"].tolist() == [1, 0, 1]
+    pd.testing.assert_series_equal(restore_y(schema, table), frame["income"])
+    pd.testing.assert_frame_equal(restore_table(schema, table), frame[["a"]])
+    assert read_table(schema, frame)["income"].tolist() == [1, 0, 1]
+    assert "income" not in read_table(schema, frame[["a"]])
+    assert read_table(schema, frame[["a"]], ">50K")["income"].tolist() == [1, 1, 1]
+    assert read_table(schema, frame, "<=50K")["income"].tolist() == [0, 0, 0]
+    assert read_table(schema, frame, "income")["income"].tolist() == [1, 0, 1]
     beside, table = infer(frame[["a"]], frame["income"])
     assert beside.condition.name == "income"
-    assert beside.read(frame[["a"]], frame["income"])["income"].tolist() == [1, 0, 1]
+    assert read_table(beside, frame[["a"]], frame["income"])["income"].tolist() == [1, 0, 1]
     clash, _ = infer(pd.DataFrame({"y": [1.0, 2.0]}), [0, 1])
     assert clash.condition.name == "label"
 
@@ -131,7 +132,7 @@ def test_unknown_labels_list_the_classes():
     ]
     for chosen, y, n, wanted in cases:
         with pytest.raises(SchemaMismatch) as caught:
-            chosen.read_y(y, n)
+            read_y(chosen, y, n)
         for word in wanted:
             assert word in str(caught.value), (word, str(caught.value))
 
@@ -157,9 +158,9 @@ def test_missing_labels_come_back(y, codes, categories):
     assert (field.kind, field.nullable, field.categories) == ("category", True, categories)
     assert [type(value) for value in field.categories] == [type(value) for value in categories]
     assert table[field.name].tolist() == codes
-    assert schema.read(X, y)[field.name].tolist() == codes
+    assert read_table(schema, X, y)[field.name].tolist() == codes
     assert Schema.from_json(schema.to_json()) == schema
-    back = schema.restore_y(table)
+    back = restore_y(schema, table)
     assert type(back) is type(y)
     if isinstance(y, pd.Series):
         pd.testing.assert_series_equal(back, y, check_names=False)
@@ -170,7 +171,7 @@ def test_missing_labels_come_back(y, codes, categories):
         assert pd.isna(np.asarray(back)).tolist() == pd.isna(np.asarray(y)).tolist()
         seen = ~pd.isna(np.asarray(y))
         assert np.asarray(back)[seen].tolist() == np.asarray(y)[seen].tolist()
-    complete = schema.restore_y(np.array([0, 1, 1, 0]))
+    complete = restore_y(schema, np.array([0, 1, 1, 0]))
     assert not pd.isna(np.asarray(pd.Series(complete))).any()
 
 
@@ -178,5 +179,5 @@ def test_a_column_of_a_frame_may_lack_labels():
     frame = pd.DataFrame({"a": [1.0, 2.0, 3.0], "lab": [1.0, np.nan, 2.0]})
     schema, table = infer(frame, "lab")
     assert table["lab"].tolist() == [0, -1, 1]
-    pd.testing.assert_series_equal(schema.restore_y(table), frame["lab"])
-    assert schema.read(frame.iloc[1:], "lab")["lab"].tolist() == [-1, 1]
+    pd.testing.assert_series_equal(restore_y(schema, table), frame["lab"])
+    assert read_table(schema, frame.iloc[1:], "lab")["lab"].tolist() == [-1, 1]

@@ -9,9 +9,10 @@ import pandas as pd
 import pytest
 
 from reverie.data.dataset import Dataset
-from reverie.data.long import in_user_order
+from reverie.data.forms.long import in_user_order
+from reverie.data.forms.reading import read_table, restore_table
 from reverie.data.schema import Schema
-from reverie.data.sources import sequences
+from reverie.data.sources.load import sequences
 from reverie.data.table import ROWS, Table, pack, unpack
 from reverie.errors import DataError, SchemaMismatch
 
@@ -67,7 +68,7 @@ def test_rows_in_any_order_are_read_by_sequence_and_time():
         assert (np.diff(table["t"][row]) > 0).all()
     again = Schema.from_json(json.loads(json.dumps(data.schema.to_json())))
     assert again == data.schema
-    restored = again.read(rows)
+    restored = read_table(again, rows)
     for name in table.columns:
         for a, b in zip(table[name], restored[name], strict=True):
             np.testing.assert_array_equal(a, b)
@@ -82,10 +83,10 @@ def test_given_rows_come_back_as_they_were():
     part = data.view([i for i, m in enumerate(data.take(slice(None))["machine"]) if m != "a"])
     pd.testing.assert_frame_equal(part.X, some.drop(columns="state"))
     pd.testing.assert_series_equal(part.y, some["state"])
-    table = data.schema.read(rows, "state")
+    table = read_table(data.schema, rows, "state")
     joined = Table.concat([table.take([0]), table.take([1, 2])])
-    pd.testing.assert_frame_equal(data.schema.restore(joined), rows.drop(columns="state"))
-    only = data.schema.restore(table, ["v", "machine"])
+    pd.testing.assert_frame_equal(restore_table(data.schema, joined), rows.drop(columns="state"))
+    only = restore_table(data.schema, table, ["v", "machine"])
     pd.testing.assert_frame_equal(only, rows[["machine", "v"]])
 
 
@@ -105,12 +106,12 @@ def test_per_step_results_follow_the_users_rows():
 def test_filled_rows_keep_what_was_seen():
     rows = machines().drop(columns="state")
     data = sequences(rows, by="machine", time="t")
-    table = data.schema.read(rows)
+    table = read_table(data.schema, rows)
     guess = {}
     for field in data.schema.data_fields:
         steps, lengths = pack(table[field.name])
         guess[field.name] = unpack(np.ones_like(steps), lengths)
-    filled = data.schema.restore(data.schema.fill(table, Table(guess)))
+    filled = restore_table(data.schema, data.schema.fill(table, Table(guess)))
     assert list(filled.columns) == list(rows.columns)
     for name in rows:
         assert filled[name].dtype == rows[name].dtype, name
@@ -128,7 +129,7 @@ def sample_of(data: Dataset, lengths=(3, 2)) -> pd.DataFrame:
         columns[field.name] = unpack(
             np.where(one.is_missing(values), 1, values).astype(values.dtype), np.array(lengths)
         )
-    return data.schema.restore(Table(columns))
+    return restore_table(data.schema, Table(columns))
 
 
 def test_samples_are_numbered_and_timed():
@@ -195,7 +196,7 @@ def test_more_sequences_than_the_type_of_names_can_count():
     data = sequences(rows, by="by")
     out = sample_of(data, lengths=[1] * 3)
     assert out["by"].dtype == np.int8
-    many = data.schema.restore(Table({"v": unpack(np.zeros(200), np.ones(200, np.int64))}))
+    many = restore_table(data.schema, Table({"v": unpack(np.zeros(200), np.ones(200, np.int64))}))
     assert many["by"].tolist() == list(range(200))
 
 
@@ -243,30 +244,30 @@ def test_weights_are_one_per_sequence():
     table = data.take(slice(None))
     assert table["w"].tolist() == [{"a": 1.0, "b": 2.0, "c": 0.5}[m] for m in table["machine"]]
     assert "state" not in table
-    assert data.schema.read(rows)["w"].tolist() == table["w"].tolist()
-    assert "w" not in data.schema.read(rows.drop(columns="w"))
+    assert read_table(data.schema, rows)["w"].tolist() == table["w"].tolist()
+    assert "w" not in read_table(data.schema, rows.drop(columns="w"))
 
 
 def test_labels_are_optional_later_and_may_be_given_apart():
     rows = machines()
     schema = sequences(rows, by="machine", time="t", y="state").schema
     bare = rows.drop(columns="state")
-    assert "state" not in schema.read(bare)
-    wanted = schema.read(rows, "state")
+    assert "state" not in read_table(schema, bare)
+    wanted = read_table(schema, rows, "state")
     for y in (rows["state"], rows["state"].tolist()):
-        got = schema.read(bare, y)
+        got = read_table(schema, bare, y)
         for a, b in zip(wanted["state"], got["state"], strict=True):
             np.testing.assert_array_equal(a, b)
-    assert {code for row in schema.read(bare, "run")["state"] for code in row} == {1}
+    assert {code for row in read_table(schema, bare, "run")["state"] for code in row} == {1}
     ignored = sequences(rows, by="machine", time="t", y="state").without_y()
     assert ignored.y is None
-    assert ignored.schema.read(rows)
+    assert read_table(ignored.schema, rows)
     with pytest.raises(SchemaMismatch, match=r"no class 'stop'.*Classes: 'idle', 'run'"):
-        schema.read(bare, "stop")
+        read_table(schema, bare, "stop")
     with pytest.raises(SchemaMismatch, match="y has 2 rows where 12"):
-        schema.read(bare, ["run", "idle"])
+        read_table(schema, bare, ["run", "idle"])
     with pytest.raises(SchemaMismatch, match="trained without a condition"):
-        sequences(bare, by="machine", time="t").schema.read(bare, "run")
+        read_table(sequences(bare, by="machine", time="t").schema, bare, "run")
 
 
 def test_later_rows_are_checked():
@@ -286,10 +287,10 @@ def test_later_rows_are_checked():
     ]
     for X, words in cases:
         with pytest.raises(SchemaMismatch, match=words):
-            schema.read(X)
-    table = schema.read(rows.assign(s="lo"), unseen="missing")
+            read_table(schema, X)
+    table = read_table(schema, rows.assign(s="lo"), unseen="missing")
     assert {code for row in table["s"] for code in row} == {-1}
-    partial = schema.read(rows.drop(columns="v"), partial=True)
+    partial = read_table(schema, rows.drop(columns="v"), partial=True)
     assert all(np.isnan(row).all() for row in partial["v"])
     other = sequences(rows.assign(n=rows["n"] + 0.5), by="machine", time="t")
     with pytest.raises(SchemaMismatch, match="'n' has step"):

@@ -10,10 +10,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reverie.data.dataset import Dataset, as_dataset
-from reverie.data.reading import infer
+from reverie.data.dataset import Dataset
+from reverie.data.forms.conditions import read_y, restore_y
+from reverie.data.forms.reading import infer, read_table, restore_table
 from reverie.data.schema import Field, Schema
-from reverie.data.sources import load_data
+from reverie.data.sources.load import as_dataset, load_data
 from reverie.data.table import Table, pack, unpack
 from reverie.errors import DataError, ReverieError, SchemaMismatch
 
@@ -61,10 +62,10 @@ def test_every_form_comes_back(X, step):
         assert cells.shape == np.shape(item)
     steps, _ = pack(table["x"])
     assert field.one_step.is_missing(steps).any() == field.nullable
-    for back in (schema.restore(table), through_json(schema).restore(schema.read(X))):
+    for back in (restore_table(schema, table), restore_table(through_json(schema), read_table(schema, X))):
         for a, b in zip(X, back, strict=True):
             same(a, b)
-    same(X[1], schema.restore(table.take([1]))[0])
+    same(X[1], restore_table(schema, table.take([1]))[0])
 
 
 def test_sequences_of_one_length_may_be_one_array():
@@ -76,13 +77,13 @@ def test_sequences_of_one_length_may_be_one_array():
         schema, table = infer(X, kinds={"x": "sequence"})
         assert schema.container == container
         assert table["x"][2].shape == X.shape[1:]
-        same(X, schema.restore(table))
-        same(X[:, :2], schema.restore(schema.read(X[:, :2])))
-        longer = schema.read([X[0], X[1][:1]])  # sequences of other lengths are sequences still
-        assert [len(item) for item in schema.restore(longer)] == [4, 1]
+        same(X, restore_table(schema, table))
+        same(X[:, :2], restore_table(schema, read_table(schema, X[:, :2])))
+        longer = read_table(schema, [X[0], X[1][:1]])  # sequences of other lengths are sequences still
+        assert [len(item) for item in restore_table(schema, longer)] == [4, 1]
     ragged, _ = infer([np.ones(2), np.ones(3)])
-    assert ragged.read(np.ones((4, 5)))["x"][3].shape == (5,)
-    assert ragged.read([[1.0, 2.0], [3.0, 4.0]])["x"][1].tolist() == [3.0, 4.0]
+    assert read_table(ragged, np.ones((4, 5)))["x"][3].shape == (5,)
+    assert read_table(ragged, [[1.0, 2.0], [3.0, 4.0]])["x"][1].tolist() == [3.0, 4.0]
 
 
 def test_a_kind_may_be_asked_for():
@@ -90,35 +91,35 @@ def test_a_kind_may_be_asked_for():
     schema, table = infer(X, kinds={"x": "category"})
     assert schema.fields[0].categories == (3, 7, 9)
     assert [codes.tolist() for codes in table["x"]] == [[0, 1], [2]]
-    for a, b in zip(X, schema.restore(table), strict=True):
+    for a, b in zip(X, restore_table(schema, table), strict=True):
         same(a, b)
     with pytest.raises(SchemaMismatch, match=r"sequence 1, step 1 is 8, which is not a known value"):
-        schema.read([np.array([3]), np.array([7, 8])])
-    assert schema.read([np.array([8, 9])], unseen="missing")["x"][0].tolist() == [-1, 2]
+        read_table(schema, [np.array([3]), np.array([7, 8])])
+    assert read_table(schema, [np.array([8, 9])], unseen="missing")["x"][0].tolist() == [-1, 2]
     assert infer(X, kinds={"x": "number"})[0].fields[0].step == "number"
     whole, table = infer([np.array([1.0, np.nan]), np.array([2.0])], kinds={"x": "integer"})
     assert whole.fields[0].step == "integer"
-    same(np.array([1.0, np.nan]), whole.restore(table)[0])
+    same(np.array([1.0, np.nan]), restore_table(whole, table)[0])
 
 
 def test_unseen_symbols_are_refused_or_missing():
     schema, _ = infer([["wash", "rinse"], ["dry"]])
     with pytest.raises(SchemaMismatch) as caught:
-        schema.read([["wash"], ["rinse", "dri"]])
+        read_table(schema, [["wash"], ["rinse", "dri"]])
     for word in ("sequence 1, step 1", "'dri'", "did you mean 'dry'?", "Known: 'dry', 'rinse', 'wash'"):
         assert word in str(caught.value)
-    table = schema.read([["wash"], ["rinse", "dri", None]], unseen="missing")
+    table = read_table(schema, [["wash"], ["rinse", "dri", None]], unseen="missing")
     assert [codes.tolist() for codes in table["x"]] == [[2], [1, -1, -1]]
-    assert schema.restore(table) == [["wash"], ["rinse", None, None]]
+    assert restore_table(schema, table) == [["wash"], ["rinse", None, None]]
 
 
 def test_fill_takes_missing_steps_only():
     schema, table = infer([np.array([1.0, np.nan, 3.0]), np.array([np.nan])])
     guess = Table({"x": unpack(np.array([7.0, 8, 9, 10]), np.array([3, 1]))})
-    assert [item.tolist() for item in schema.restore(schema.fill(table, guess))] == [[1, 8, 3], [10]]
+    assert [item.tolist() for item in restore_table(schema, schema.fill(table, guess))] == [[1, 8, 3], [10]]
     schema, table = infer([["a", None], ["b"]])
     guess = Table({"x": unpack(np.array([1, 1, 1]), np.array([2, 1]))})
-    assert schema.restore(schema.fill(table, guess)) == [["a", "b"], ["b"]]
+    assert restore_table(schema, schema.fill(table, guess)) == [["a", "b"], ["b"]]
     flat, table = infer(np.array([[1.0, np.nan], [3.0, 4.0]]))
     assert flat.fill(table, Table({"x": np.full((2, 2), 6.0)}))["x"].tolist() == [[1.0, 6.0], [3.0, 4.0]]
 
@@ -151,11 +152,11 @@ def test_labels_per_step_come_back(X, y):
     assert not any(isinstance(category, float) for category in field.categories)
     assert (pack(table["y"])[0] < 0).tolist() == missing
     assert through_json(schema) == schema
-    for back in (schema.restore_y(table), schema.restore_y(schema.read(X, y)), as_dataset(X, y).y):
+    for back in (restore_y(schema, table), restore_y(schema, read_table(schema, X, y)), as_dataset(X, y).y):
         for a, b in zip(y, back, strict=True):
             same(a, b)
     single = field.categories[0]
-    assert [codes.tolist() for codes in schema.read(X, single)["y"]] == [[0, 0, 0], [0]]
+    assert [codes.tolist() for codes in read_table(schema, X, single)["y"]] == [[0, 0, 0], [0]]
 
 
 def test_matrices_and_whole_sequences_without_labels():
@@ -163,10 +164,10 @@ def test_matrices_and_whole_sequences_without_labels():
     for y in (np.array([[0, 1], [1, 2]]), torch.tensor([[0, 1], [1, 2]])):
         schema, table = infer(X, y)
         assert schema.condition.kind == "sequence"
-        same(y, schema.restore_y(table))
+        same(y, restore_y(schema, table))
     schema, table = infer(X, [["a", "b"], None])
     assert [codes.tolist() for codes in table["y"]] == [[0, 1], [-1, -1]]
-    assert schema.restore_y(table) == [["a", "b"], [None, None]]
+    assert restore_y(schema, table) == [["a", "b"], [None, None]]
 
 
 def test_one_value_per_sequence_is_not_a_label_per_step():
@@ -213,11 +214,11 @@ def test_later_labels_and_sequences_are_checked():
     ]
     for y, words in cases:
         with pytest.raises(SchemaMismatch) as caught:
-            schema.read(X2, y)
+            read_table(schema, X2, y)
         for word in words:
             assert word in str(caught.value), (word, str(caught.value))
     with pytest.raises(SchemaMismatch, match="one label, but 'y' has one per step: give 3 lists"):
-        schema.read_y("a", 3)
+        read_y(schema, "a", 3)
     for X, words in [
         ([np.ones((2, 1))], ["sequence 0", "(2, 1)"]),
         ([np.ones(2), np.ones(0)], ["sequence 1 is empty"]),
@@ -227,16 +228,16 @@ def test_later_labels_and_sequences_are_checked():
         ([np.array(["2020"], "M8[s]")], ["datetime64"]),
     ]:
         with pytest.raises(SchemaMismatch) as caught:
-            schema.read(X)
+            read_table(schema, X)
         for word in words:
             assert word in str(caught.value), (word, str(caught.value))
     symbols, _ = infer([["a"], ["b"]])
     for X, words in [(["ab"], ["sequence 0 is a str"]), ([["a", 2]], ["step 1", "int 2"]), ([np.ones(2)], ["step 0"])]:
         with pytest.raises(SchemaMismatch) as caught:
-            symbols.read(X)
+            read_table(symbols, X)
         for word in words:
             assert word in str(caught.value), (word, str(caught.value))
-    assert symbols.read([[None]])["x"][0].tolist() == [-1]
+    assert read_table(symbols, [[None]])["x"][0].tolist() == [-1]
 
 
 def test_other_data_sets_are_told_apart():
@@ -303,7 +304,7 @@ def test_any_ragged_list_comes_back(lengths, dtype, shape, seed):
             X[0][0] = np.nan
     schema, table = infer(X)
     order = rng.permutation(len(X))
-    for row, item in zip(order, schema.restore(table.take(order)), strict=True):
+    for row, item in zip(order, restore_table(schema, table.take(order)), strict=True):
         same(X[row], item)
     rebuilt = through_json(schema)
-    assert as_dataset(X).hash == Dataset(rebuilt, rebuilt.read(X)).hash
+    assert as_dataset(X).hash == Dataset(rebuilt, read_table(rebuilt, X)).hash

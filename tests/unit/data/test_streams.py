@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from reverie.data import images, loaded, parquet
-from reverie.data.arrays import array_column
-from reverie.data.sources import load_data
+from reverie.data.forms.arrays import array_column
+from reverie.data.sources import images, loaded, parquet
+from reverie.data.sources.load import load_data
 from reverie.errors import DataError, MissingExtra
 
 RNG = np.random.default_rng(0)
@@ -74,7 +74,9 @@ def test_npy_reads_only_the_rows_asked_for(tmp_path, monkeypatch):
     np.save(path, RNG.normal(size=(1000, 3)))
     data = load_data(path, in_memory=False)
     seen = []
-    monkeypatch.setattr("reverie.data.files.array_column", lambda f, X: seen.append(len(X)) or array_column(f, X))
+    monkeypatch.setattr(
+        "reverie.data.sources.files.array_column", lambda f, X: seen.append(len(X)) or array_column(f, X)
+    )
     data.take([5, 900])
     assert seen == [2]
 

@@ -1,4 +1,4 @@
-"""Small models that follow the contract of `reverie.model.Model`, for tests of the evaluation layer."""
+"""Small models that follow the contract of `reverie.model.model.Model`, for tests of the evaluation layer."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from reverie.data.dataset import Dataset, MemorySource
-from reverie.data.reading import infer
+from reverie.data.forms.reading import infer
 from reverie.errors import Unsupported
 
 

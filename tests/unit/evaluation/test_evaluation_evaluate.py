@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from evaluation_fakes import FakeEstimator, FakeModel, as_dataset, digits, normal_data, normal_model, people
 
-from reverie.data import toys
+from reverie.data.sources import toys
 from reverie.errors import DataError, InvalidOption, SchemaMismatch
 from reverie.evaluation import evaluate
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from evaluation_fakes import HISTORY, FakeModel, as_dataset, normal_data, normal_model, people
 
+from reverie.data.forms.reading import read_table
 from reverie.data.pictures import grid_png, scatter_png, tile, to_uint8
 from reverie.errors import DataError
 from reverie.evaluation import evaluate
@@ -270,7 +271,7 @@ def test_table_space_weighs_columns_alike_and_survives_odd_cells():
     # Two different levels lie at squared distance 2.
     levels = np.unique(x[:, 1:], axis=0)
     assert ((levels[0] - levels[1]) ** 2).sum() == 2
-    odd = data.schema.read(pd.DataFrame({"a": [np.nan, 1e9], "k": ["u", None]}))
+    odd = read_table(data.schema, pd.DataFrame({"a": [np.nan, 1e9], "k": ["u", None]}))
     encoded = space.encode(odd)
     assert np.isfinite(encoded).all()
     assert encoded[:, 0].tolist() == [0.0, 10.0]
@@ -284,7 +285,7 @@ def test_table_space_keeps_the_common_levels_and_joins_the_rare():
     frame = pd.DataFrame({"k": pd.Categorical(common * 20 + names, categories=names)})
     data = as_dataset(frame)
     space = TableSpace(data.schema, data.take(np.arange(len(frame))))
-    x = space.encode(data.schema.read(pd.DataFrame({"k": pd.Categorical(names, categories=names)})))
+    x = space.encode(read_table(data.schema, pd.DataFrame({"k": pd.Categorical(names, categories=names)})))
     # 64 levels have a place of their own, the 50 common ones among them; the other 36 share one.
     assert len(np.unique(x, axis=0)) == 65
     assert len(np.unique(x[50:], axis=0)) == 50
@@ -316,5 +317,5 @@ def test_row_bytes_find_copies_whatever_the_column():
     data = as_dataset(frame)
     table = data.take(np.arange(50))
     keys = {row.tobytes() for row in row_bytes(data.schema, table)}
-    again = data.schema.read(frame.iloc[::-1])
+    again = read_table(data.schema, frame.iloc[::-1])
     assert all(row.tobytes() in keys for row in row_bytes(data.schema, again))

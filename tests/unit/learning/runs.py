@@ -13,7 +13,7 @@ from families import OPTIONS, rows_for, small_recipes
 from reverie import serial, store
 from reverie.errors import Interrupted
 from reverie.learning.trainer import Trainer
-from reverie.model import Model
+from reverie.model.model import Model
 
 
 def train_state(root: Path) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from reverie.data.space import Batch
-from reverie.learning.em import ExpectationMaximisation
+from reverie.learning.rules.em import ExpectationMaximisation
 from reverie.learning.run import Run
 
 

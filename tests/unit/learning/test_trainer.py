@@ -17,9 +17,9 @@ import reverie as rv
 from families import OPTIONS, Stack, numeric_rows, rows_for, small_recipes
 from reverie.data.space import Batch
 from reverie.errors import Interrupted
-from reverie.learning.averaged import Averaged
-from reverie.learning.descent import Descent, schedule
-from reverie.learning.gradient import Gradient
+from reverie.learning.rules.averaged import Averaged
+from reverie.learning.rules.descent import Descent, schedule
+from reverie.learning.rules.gradient import Gradient
 from reverie.learning.run import Run
 from reverie.learning.trainer import Trainer
 

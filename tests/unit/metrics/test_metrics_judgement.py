@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from reverie.data.toys import grid_centres, ring_centres
+from reverie.data.sources.toys import grid_centres, ring_centres
 from reverie.errors import DataError
 from reverie.metrics import (
     Column,

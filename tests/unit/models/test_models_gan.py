@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from reverie.data.space import Batch, Block, Condition, Space, blocks_in_order
-from reverie.models.gan import GAN, GANNetwork
+from reverie.models.deep.gan import GAN, GANNetwork
 from reverie.rng import RowNoise
 
 SPACE = Space(blocks=(Block("x", "real", 0, 2, scale=(1.0, 1.0)),))

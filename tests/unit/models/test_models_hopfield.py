@@ -193,7 +193,7 @@ def test_what_is_refused():
 
 
 def test_couplings_that_overflow_are_said():
-    from reverie.probability.couplings import Couplings
+    from reverie.probability.machines.couplings import Couplings
 
     network = Couplings(4, "storkey", 0.2)
     network.J.fill_(float("inf"))

@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from reverie.data.space import Batch, Ragged
-from reverie.probability import shares
-from reverie.probability.chain import Chain
-from reverie.probability.discrete import Poisson
-from reverie.probability.full import FullGaussian
-from reverie.probability.gaussian import DiagonalGaussian
-from reverie.probability.mixed import Mixed
+from reverie.probability.components.discrete import Poisson
+from reverie.probability.components.mixed import Mixed
+from reverie.probability.gaussians.full import FullGaussian
+from reverie.probability.gaussians.gaussian import DiagonalGaussian
+from reverie.probability.latent import shares
+from reverie.probability.latent.chain import Chain
 
 
 def chain(kind: str) -> Chain:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from scipy import integrate
 
-from reverie.probability.units import Bernoulli, Categorical, Gaussian, ReLU, SideBySide, Spin, Units, units
+from reverie.probability.machines.units import Bernoulli, Categorical, Gaussian, ReLU, SideBySide, Spin, Units, units
 from reverie.rng import RowNoise
 
 torch.manual_seed(0)

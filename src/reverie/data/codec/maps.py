@@ -1,0 +1,162 @@
+"""The base of all maps between data and model space: what a codec promises, and what its deterministic half returns."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from reverie import catalog
+from reverie.data.codec.condition import ConditionCodec
+from reverie.data.space import Points, Ragged, Space, Wants
+from reverie.data.table import Table
+from reverie.errors import DataError, SchemaMismatch
+from reverie.rng import LatticeNoise, Noise
+
+if TYPE_CHECKING:
+    from reverie.data.schema import Field, Schema
+
+
+@dataclass
+class Prepared:
+    """Examples ready for batching. `x` may still be uint8 (pixels); `noise` makes it the network's float type.
+
+    x is a Tensor (n, ...) or a `Ragged`, then observed is (N, width) and, when `labelled_steps`, y is (N, classes).
+    log_det is (n,) nats: log |d model / d data| over observed cells, and -inf where a value lies off its grid.
+    """
+
+    x: Points
+    observed: Tensor | None
+    y: Tensor | None
+    weight: Tensor | None
+    log_det: Tensor
+    labelled_steps: bool = False
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    @property
+    def nbytes(self) -> int:
+        return sum(t.nbytes for t in (self.x, self.observed, self.y, self.weight) if t is not None)
+
+    def rows(self, index: Tensor | slice) -> Prepared:
+        """The examples of that index, in its order."""
+        steps = self.x.steps(index) if isinstance(self.x, Ragged) else index
+
+        def pick(t: Tensor | None, at: Tensor | slice) -> Tensor | None:
+            return None if t is None else t[at]
+
+        return Prepared(
+            self.x.rows(index) if isinstance(self.x, Ragged) else self.x[index],
+            pick(self.observed, steps),
+            pick(self.y, steps if self.labelled_steps else index),
+            pick(self.weight, index),
+            self.log_det[index],
+            self.labelled_steps,
+        )
+
+
+class Codec(ABC):
+    """A fitted map for one schema and one family's wants. States its `space`, its `measure`, and whether it turns an
+    exact likelihood into a lower bound (`lowers`)."""
+
+    schema: Schema
+    space: Space
+    condition: ConditionCodec | None
+    noise_width: int = 0
+    """Uniforms drawn per row by `noise`; 0 means the map is deterministic."""
+    unseen: Literal["refuse", "missing"] = "refuse"
+    """What `read_table` shall do with categories that training did not have."""
+
+    @property
+    @abstractmethod
+    def measure(self) -> str: ...
+
+    @property
+    @abstractmethod
+    def lowers(self) -> bool: ...
+
+    @abstractmethod
+    def prepare(self, table: Table, *, holes: bool = False) -> Prepared:
+        """Data space -> model space, the deterministic half. Raises `UnsupportedData` for holes a family refuses, unless
+        `holes` says they are there to be filled."""
+
+    @abstractmethod
+    def noise(self, x: Points, noise: Noise) -> Points:
+        """The random half, per batch: prepared x -> the floats the network sees."""
+
+    def middle(self, x: Points) -> Points:
+        """Prepared x -> floats in the middle of what `noise` may make of it."""
+        return self.noise(x, LatticeNoise(len(x), 0, 1))
+
+    @abstractmethod
+    def batch_log_det(self, x: Points) -> Tensor | None:
+        """(n,) further log-determinant that depends on the noise drawn, for noised `x`; None when there is none."""
+
+    @abstractmethod
+    def decode(self, x: Points, *, means: bool = False) -> Table:
+        """Model space -> data space; inverse of `prepare` and `noise` but for binarisation. With `means`, x holds
+        expected values: numbers on a grid then stay between its points, as far as their kind allows."""
+
+    @abstractmethod
+    def to_json(self) -> dict[str, Any]: ...
+
+    def encode_condition(self, values: NDArray[Any]) -> Tensor:
+        """The column of y -> (n, condition width) in the network's float type; (N, width) for labels per step.
+
+        Raises `SchemaMismatch` for a missing label unless the family takes those (`Wants.partial`).
+        """
+        assert self.condition is not None
+        if not self.condition.partial and self.schema.condition is not None:
+            hole = unlabelled(self.schema.condition, values)
+            if hole:
+                raise SchemaMismatch(hole)
+        return self.condition.encode(values).to(self.space.torch_dtype)
+
+    def condition_of(self, table: Table) -> Tensor | None:
+        """The encoded y of a table; None when there is no condition or the table lacks its column."""
+        field = self.schema.condition
+        if self.condition is None or field is None or field.name not in table.columns:
+            return None
+        return self.encode_condition(table.columns[field.name])
+
+
+def others(schema: Schema, wants: Wants, *extra: str, verb: str | None = None, holes: bool = False) -> str:
+    """The families but this one that learn from these fields (and kinds `extra`) and this y, for an error message."""
+    kinds = {field.kind for field in schema.data_fields} | set(extra)
+    condition = slot_kind(schema.condition) if schema.condition else None
+    return catalog.who_takes(kinds, condition=condition, verb=verb, holes=holes, but=wants.family)
+
+
+def slot_kind(field: Field) -> str:
+    if field.kind == "sequence":
+        return "steps"
+    return "labels" if field.kind in ("category", "boolean") else "vector"
+
+
+def unlabelled(field: Field, values: NDArray[Any]) -> str | None:
+    """Where the first missing label of a condition's column is and what to do about it, or None."""
+    where = None
+    if field.kind == "sequence":
+        row = next((row for row, labels in enumerate(values) if (labels < 0).any()), None)
+        where = None if row is None else f"sequence {row}, step {int(np.argmax(values[row] < 0))}"
+    elif field.kind in ("category", "boolean") and (values < 0).any():
+        where = f"row {int(np.argmax(values < 0))}"
+    what = "step" if field.kind == "sequence" else "row"
+    return where and f"condition {field.name!r} has no value in {where}: drop the {what} or fill in a label"
+
+
+def sample_weights(schema: Schema, table: Table) -> Tensor | None:
+    """The column of role weight as a tensor, checked: finite, not negative, not all zero."""
+    fields = [field for field in schema.fields if field.role == "weight"]
+    if not fields or fields[0].name not in table.columns:
+        return None
+    values = np.array(table.columns[fields[0].name], dtype=np.float64)  # a copy: columns of frames are read-only
+    if not np.isfinite(values).all() or (values < 0).any() or values.sum() == 0:
+        raise DataError(f"weights in {fields[0].name!r} must be finite, not negative, and not all zero")
+    return torch.from_numpy(values)

@@ -1,0 +1,83 @@
+"""What a numeric column looks like, from its values: continuous, gridded, with atoms, constant."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from reverie.data.codec.steps import Floats
+
+_TIED = 0.05
+"""A column with a larger share of repeated values has ties, on which a density would reach unbounded likelihood."""
+_ATOM_SHARE, _MOST_ATOMS, _MOST_STEPS = 0.02, 32, 2**22
+_SPIKE_SHARE, _MOST_SPIKES, _FEW_LEVELS = 0.2, 4, 20
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What a numeric column looks like: "continuous"; "grid" (low + k step); "levels" (repeated values without a
+    regular step); "atoms" (some values repeated, the rest continuous); "constant"."""
+
+    kind: Literal["continuous", "grid", "levels", "atoms", "constant"]
+    low: float = 0.0
+    step: float = 1.0
+    values: tuple[float, ...] = ()
+
+
+def profile(values: Floats, *, integer: bool = False) -> Profile:
+    """Classify the observed values (n,) of one column."""
+    unique, counts = np.unique(values, return_counts=True)
+    if integer:
+        return Profile("grid", float(unique[0]), 1.0)
+    if unique.size == 1:
+        return Profile("constant", float(unique[0]), 1.0, (float(unique[0]),))
+    if 1 - unique.size / values.size <= _TIED:
+        return Profile("continuous")
+    step = _grid_step(unique)
+    if step is not None:
+        return Profile("grid", float(unique[0]), step)
+    atoms = unique[counts >= max(5, math.ceil(_ATOM_SHARE * values.size))]
+    rest = values[~np.isin(values, atoms)]
+    if 0 < atoms.size <= _MOST_ATOMS and rest.size and 1 - np.unique(rest).size / rest.size <= _TIED:
+        return Profile("atoms", values=tuple(float(v) for v in atoms))
+    return Profile("levels", values=tuple(float(v) for v in unique))
+
+
+def _grid_step(unique: Floats) -> float | None:
+    """The largest step of which all gaps are multiples (to rounding), or None."""
+    gaps = np.diff(unique)
+    smallest, span = float(gaps.min()), float(unique[-1] - unique[0])
+    # Values that came through float32 or a decimal file sit off the grid by about 1e-7 of their size.
+    slack = 4 * float(np.finfo(np.float32).eps) * max(abs(float(unique[0])), abs(float(unique[-1])))
+    for divisor in range(1, 21):
+        step = smallest / divisor
+        if span / step > _MOST_STEPS or slack > 0.1 * step:
+            return None
+        k = np.round((unique - unique[0]) / step)
+        step = span / float(k[-1])
+        if np.abs(unique[0] + k * step - unique).max() <= max(slack, 1e-9 * step):
+            return step
+    return None
+
+
+def decimals(low: float, step: float) -> int | None:
+    """The fewest digits after the point that write both numbers, to one millionth of the step; None where the step then
+    has more than four digits of its own (thirds are no decimals)."""
+    for digits in range(11):
+        if step * 10**digits >= 10**4:
+            return None
+        if max(abs(round(low, digits) - low), abs(round(step, digits) - step)) <= 1e-6 * step:
+            return digits
+    return None
+
+
+def spikes(values: Floats) -> Floats:
+    """Values of a gridded column that hold at least a fifth of its rows each, when the rest spreads over more than 20
+    levels (a cost that is mostly 0): a smooth likelihood would smear them. Empty when there are none."""
+    unique, counts = np.unique(values, return_counts=True)
+    found: Floats = unique[counts >= _SPIKE_SHARE * values.size]
+    enough = 0 < found.size <= _MOST_SPIKES and unique.size - found.size > _FEW_LEVELS
+    return found if enough else np.empty(0)
