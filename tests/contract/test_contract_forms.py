@@ -25,7 +25,7 @@ from contract_kit import (
 from reverie import catalog
 from reverie.data.sources.load import as_dataset
 from reverie.errors import UnsupportedData
-from reverie.model.model import discover
+from reverie.model.capabilities import discover
 
 DAYS = pd.date_range("2024-01-01", periods=30, freq="D", tz="UTC", unit="us")
 REFUSED = [(family, name) for family in FAMILIES for name, form in FORMS.items() if not takes(family, form)]

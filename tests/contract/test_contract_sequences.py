@@ -10,7 +10,7 @@ import torch
 import reverie as rv
 from reverie import catalog
 from reverie.errors import DataError, Interrupted, InvalidOption, SchemaMismatch, Unsupported, UnsupportedData
-from reverie.model.model import discover
+from reverie.model.capabilities import discover
 from reverie.models import hmm, rating_rbm, temporal_rbm
 from reverie.models.classical.hmm import HMM
 from reverie.models.energy.temporal_rbm import TemporalRBM
