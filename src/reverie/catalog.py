@@ -277,7 +277,7 @@ _BUILT_IN = (
         summary="latent variable network trained on the evidence lower bound; any mix of columns, or images",
         can=("sample", "log_prob", "encode", "decode", "reconstruct", "interpolate", "impute"),
         kinds=("number", "integer", "category", "boolean", "datetime", "image"),
-        conditions=("labels", "vector"),
+        conditions=("labels", "vector", "columns"),
         likelihood="lower bound",
         holes=True,
     ),
@@ -288,7 +288,7 @@ _BUILT_IN = (
         summary="generator against discriminator; samples only, no likelihood",
         can=("sample", "decode"),
         kinds=("number", "integer", "category", "boolean", "datetime", "image"),
-        conditions=("labels", "vector"),
+        conditions=("labels", "vector", "columns"),
         holes=True,
     ),
 )

@@ -122,7 +122,7 @@ def prepare(job: Job, run: Run) -> tuple[Trainer, Model]:
     if job.start is not None:
         _check_start(job.start, estimator, train)
         schema, codec = job.start.schema, job.start.codec
-        if schema.condition is None and train.schema.condition is not None:
+        if not schema.conditions and train.schema.conditions:
             schema = train.schema
             codec = with_condition(codec, schema, estimator.wants(schema), train)
     else:
@@ -199,7 +199,7 @@ def _refuse_start(start: Model, resolved: Estimator, space: Space) -> None:
     """Say which options make the recipe's network another one than the start's."""
     old, new = start.info.get("resolved"), config.to_json(resolved)
     differs = [key for key in new if isinstance(old, dict) and old.get(key) != new[key]]
-    if space.condition_width != start.codec.space.condition_width:
+    if space.condition != start.codec.space.condition:
         differs.append("y")
     raise InvalidOption(f"start: its network has other shapes than this recipe's ({', '.join(differs) or 'network'})")
 
@@ -264,7 +264,7 @@ def finetune(model: Model, X: Any, y: Any = None, **options: Any) -> Model:
     with labels (a deep belief net's layers unrolled into a classifier, say) is, when y comes to a model without.
     """
     data = as_dataset(X, y)
-    recipe = model.estimator.tuned(labelled=data.schema.condition is not None and model.schema.condition is None)
+    recipe = model.estimator.tuned(labelled=bool(data.schema.conditions) and not model.schema.conditions)
     changes = {name: options.pop(name) for name in list(options) if name in config.options(type(recipe))}
     return config.replace(recipe, **changes).fit(data, start=model, **options)  # type: ignore[no-any-return]
 

@@ -115,7 +115,7 @@ def test_a_numeric_y(family):
     assert model.sample(4, y=[0.1, 0.2], seed=0).shape == (4, 3)
     if "log_prob" in model.can:
         assert np.isfinite(model.log_prob(X[:5], y[:5])).all()
-        with pytest.raises(InvalidOption, match="numeric y: pass y"):
+        with pytest.raises(InvalidOption, match="a y that is no class"):
             model.log_prob(X[:5])
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -88,17 +89,17 @@ class Batches:
     ) -> Batch:
         """The batch of a slot as the network sees it: noised (or in the middle without noise), on the device, with the
         global row and weight counts."""
-        rows = self.rows(slot, order, whole=whole)
+        rows, condition = self.rows(slot, order, whole=whole), self.codec.condition
         on_cpu = device.type == "cpu"
 
-        def move(t: Tensor | None) -> Tensor | None:
+        def move(t: Any) -> Any:
             return t if t is None or on_cpu else t.to(device, non_blocking=True)
 
         x = rows.x if on_cpu else rows.x.to(device, non_blocking=True)
         return Batch(
             x=self.codec.middle(x) if noise is None else self.codec.noise(x, noise),
             observed=move(rows.observed),
-            y=move(rows.y),
+            y=None if rows.y is None or condition is None else condition.finish(move(rows.y)),
             weight=move(rows.weight),
             rows=slot.rows,
             key=(self._token, slot, whole) if order is None and self._steady else None,

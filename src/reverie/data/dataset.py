@@ -10,8 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from reverie.data.digests import row_digests, table_digest, text_digest
-from reverie.data.forms.conditions import restore_y
-from reverie.data.forms.reading import restore_table
+from reverie.data.forms.reading import restore_table, restore_y
 from reverie.data.schema import Field, Schema
 from reverie.data.splits import METHODS, count_duplicates, group_split, random_split, split_names, time_split
 from reverie.data.table import Array, Table, hint
@@ -171,7 +170,7 @@ class Dataset:
     @property
     def y(self) -> Any:
         """The condition of all rows in the user's form, or None."""
-        return None if self.schema.condition is None else restore_y(self.schema, self._all())
+        return restore_y(self.schema, self._all()) if self.schema.conditions else None
 
     def _all(self) -> Table:
         return self.take(slice(None))
@@ -269,11 +268,15 @@ class Dataset:
 
     def without_y(self) -> Dataset:
         """The same rows and parts without the condition: a column of a data frame is ignored, other labels go."""
-        field = self.schema.condition
-        if field is None:
+        conditions = self.schema.conditions
+        if not conditions:
             return self
-        kept = (dataclasses.replace(field, role="ignore"),) if self.schema.container in ("dataframe", "long") else ()
-        fields = [item for old in self.schema.fields for item in (kept if old == field else (old,))]
+        inside = self.schema.container in ("dataframe", "long")
+        fields = [
+            dataclasses.replace(field, role="ignore") if field in conditions else field
+            for field in self.schema.fields
+            if field not in conditions or (inside and field.form is None)
+        ]
         schema = Schema(tuple(fields), self.schema.container)
         return Dataset(
             schema,

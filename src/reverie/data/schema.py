@@ -55,6 +55,8 @@ class Field:
     form: str | None = None
     """How y came: `series`, `array`, `tensor` or `list`. Only for a condition given beside X; and how lists of symbols
     or of labels per step came: `list`, `tuple` or `array` (`tensor`) for each sequence."""
+    whole: bool = False
+    """A sequence given as y is one value of the whole example; otherwise its steps go with the steps of x."""
     step: str | None = None
     """The kind of one step of a sequence; None means `number`. Categories, type and missing cells are those of steps."""
     start: float | int | None = None
@@ -169,9 +171,20 @@ class Schema:
         return tuple(field for field in self.fields if field.role in ("data", "target"))
 
     @property
+    def conditions(self) -> tuple[Field, ...]:
+        """The fields that y consists of, in order."""
+        return self.with_role("condition")
+
+    @property
     def condition(self) -> Field | None:
-        """The one condition field, or None."""
-        return next(iter(self.with_role("condition")), None)
+        """The field of y where y is one, else None."""
+        return self.conditions[0] if len(self.conditions) == 1 else None
+
+    def names_y(self, y: Any) -> bool:
+        """Is y the name of the one column that is the condition, or the names of all of them?"""
+        names = [field.name for field in self.conditions]
+        named = [y] if isinstance(y, str) else list(y) if isinstance(y, list | tuple) else None
+        return bool(names) and named == names
 
     def with_role(self, *roles: str) -> tuple[Field, ...]:
         """The fields of these roles, in order."""
@@ -215,8 +228,15 @@ class Schema:
         extra = [name for name in theirs if name not in known]
         if extra:
             raise SchemaMismatch(f"the dataset has a column {extra[0]!r} that is not known{hint(extra[0], known)}")
-        if self.condition is not None and other.condition is not None:
-            _check_same_field(self.condition, other.condition)
+        mine, others = self.conditions, other.conditions
+        if mine and others:
+            if len(mine) != len(others):
+                raise SchemaMismatch(
+                    f"y consists of {len(mine)} columns ({', '.join(field.name for field in mine)}), the dataset's of "
+                    f"{len(others)} ({', '.join(field.name for field in others)})"
+                )
+            for field, another in zip(mine, others, strict=True):
+                _check_same_field(field, another)
 
     def to_json(self) -> dict[str, Any]:
         return {"container": self.container, "fields": [field.to_json() for field in self.fields]}

@@ -82,11 +82,13 @@ class Block:
 
 @dataclass(frozen=True)
 class Condition:
-    """The slot for `y`: "labels" (one-hot of `width` classes), "steps" (such a label for every step of a sequence) or
-    "vector" (`width` standardised numbers)."""
+    """The slot for `y`: "labels" (one-hot of `width` classes), "steps" (such a label for every step of a sequence),
+    "vector" (`width` standardised numbers), "columns" (several columns side by side, `width` in all), "picture" (C, H, W) or
+    "sequence" (a `Ragged` of `width` columns a step). The last three have a `space` of their own, as x has."""
 
-    kind: Literal["labels", "steps", "vector"]
+    kind: Literal["labels", "steps", "vector", "columns", "picture", "sequence"]
     width: int
+    space: Space | None = None
 
 
 @dataclass(frozen=True)
@@ -217,13 +219,14 @@ class Batch:
     """Examples in model space. `x` is (n, width) or (n, C, H, W), or a `Ragged` of n sequences and N steps.
 
     `observed` has the shape of x, (N, width) for sequences (True = seen), or is None; `y` is (n, condition width), or
-    (N, condition width) for labels per step, with an all-zero row where there is no label; `weight` (n,); `rows`
+    (N, condition width) for labels per step, with an all-zero row where there is no label, (n, C, H, W) where it is a
+    picture and a `Ragged` where it is a sequence; `weight` (n,); `rows`
     counts the global batch over all processes, of which x holds this process's share. Batches with the same `key` hold
     the same rows, unchanged: what a network derives from them may be kept from pass to pass; None where they change."""
 
     x: Points
     observed: Tensor | None = None
-    y: Tensor | None = None
+    y: Points | None = None
     weight: Tensor | None = None
     rows: int = 0
     key: tuple[Hashable, ...] | None = None

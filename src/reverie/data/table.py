@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -31,6 +33,31 @@ def unpack(steps: Array, lengths: Array) -> Array:
     for row, (end, length) in enumerate(zip(ends.tolist(), lengths.tolist(), strict=True)):
         out[row] = steps[end - length : end]
     return out
+
+
+def column_to_json(column: Array) -> dict[str, Any]:
+    """A column as JSON: texts as they are, numbers as their compressed bytes, sequences packed with their lengths."""
+    if column.dtype != object:
+        plain = np.ascontiguousarray(column)
+        data = base64.b64encode(zlib.compress(plain.astype(plain.dtype.newbyteorder("<")).tobytes(), 6)).decode("ascii")
+        return {"dtype": plain.dtype.str.lstrip("<>=|"), "shape": list(plain.shape), "data": data}
+    if all(value is None or isinstance(value, str) for value in column):
+        return {"texts": column.tolist()}
+    steps, lengths = pack(column)
+    return {"steps": column_to_json(steps), "lengths": lengths.tolist()}
+
+
+def column_from_json(data: Mapping[str, Any]) -> Array:
+    """Inverse of `column_to_json`."""
+    if "texts" in data:
+        out = np.empty(len(data["texts"]), dtype=object)
+        out[:] = data["texts"]
+        return out
+    if "steps" in data:
+        return unpack(column_from_json(data["steps"]), np.array(data["lengths"], dtype=np.int64))
+    dtype = np.dtype(data["dtype"])
+    values = np.frombuffer(zlib.decompress(base64.b64decode(data["data"])), dtype=dtype.newbyteorder("<"))
+    return values.astype(dtype).reshape(data["shape"])
 
 
 def hint(word: str, choices: Iterable[str]) -> str:

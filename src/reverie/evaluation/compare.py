@@ -50,7 +50,7 @@ def compare(
                 f"{', '.join(model.schema.names)} against {', '.join(models[first].schema.names)}"
             )
     start = time.perf_counter()
-    schema = next((m.schema for m in models.values() if m.schema.condition is not None), models[first].schema)
+    schema = next((m.schema for m in models.values() if m.schema.conditions), models[first].schema)
     yardstick = Yardstick(schema, test, train, n=n, level=level, seed=seed)
     reports = {name: judge(model, yardstick, name) for name, model in models.items()}
     on = f" on {yardstick.test.name}" if yardstick.test.name else ""

@@ -71,7 +71,7 @@ def judge(model: Judged, yardstick: Yardstick, title: str | None = None) -> Repo
         "test_rows": yardstick.test.total,
         "train_rows": None if yardstick.train is None else yardstick.train.total,
         "fields": {field.name: field.kind for field in yardstick.schema.data_fields},
-        "condition": None if yardstick.schema.condition is None else yardstick.schema.condition.name,
+        "condition": ", ".join(field.name for field in yardstick.schema.conditions) or None,
     }
     settings = {
         "level": yardstick.level_name,
@@ -102,17 +102,17 @@ def _generate(model: Judged, yardstick: Yardstick) -> tuple[list[Table], np.ndar
     """The generated sets as tables, the labels they were drawn for as the classifier's codes, their views, seconds."""
     start = time.perf_counter()
     tables, codes = [], []
-    schema, condition = yardstick.schema, model.schema.condition
+    schema, condition = yardstick.schema, model.schema.condition  # None where y is several columns
     names = [field.name for field in yardstick.schema.data_fields]
     for number in range(yardstick.level.sets):
         seed = stream(yardstick.seed, "evaluation", number) % 2**31
-        if condition is None:
+        if not model.schema.conditions:
             table = _read(model.sample(yardstick.n, seed=seed), model.schema, schema)
         else:
             made, y = model.sample(yardstick.n, seed=seed, return_y=True)
             table = _read(made, model.schema, schema)
-            if condition.kind == "category" and yardstick.classes:
-                given = read_y(model.schema, y, table.n).astype(np.int64)
+            if condition is not None and condition.kind == "category" and yardstick.classes:
+                given = read_y(model.schema, y, table.n)[condition.name].astype(np.int64)
                 codes.append(codes_in(given, tuple(condition.categories or ()), yardstick.classes))
         if table.n != yardstick.n:
             raise InvalidOption(f"the model gave {table.n} rows when asked for {yardstick.n}")

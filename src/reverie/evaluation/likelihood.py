@@ -77,7 +77,7 @@ def likelihood(model: Judged, test: Real, train: Real | None, limit: int) -> Lik
 
 def _log_prob(model: Judged, real: Real) -> tuple[FloatArray, bool]:
     """Nats per row `(n,)`, and whether they are given y."""
-    if real.labelled and model.schema.condition is not None:
+    if real.labelled and model.schema.conditions:
         return np.asarray(model.log_prob(real.X, y=real.y), dtype=np.float64).reshape(-1), True
     return np.asarray(model.log_prob(real.X), dtype=np.float64).reshape(-1), False
 

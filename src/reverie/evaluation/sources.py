@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from reverie.data.forms.conditions import restore_y
-from reverie.data.forms.reading import read_table, restore_table
+from reverie.data.forms.reading import read_table, restore_table, restore_y
 from reverie.errors import DataError
 from reverie.metrics.arrays import IntArray
 
@@ -39,8 +38,8 @@ class Real:
     @property
     def labelled(self) -> bool:
         """Is the condition of the model known for these rows."""
-        condition = self.schema.condition
-        return condition is not None and condition.name in self.table
+        fields = self.schema.conditions
+        return bool(fields) and all(field.name in self.table for field in fields)
 
     def take(self, index: IntArray | slice) -> Real:
         labels = None if self.labels is None else self.labels[index]
@@ -80,7 +79,7 @@ def read_real(data: Any, schema: Schema, limit: int, seed: int, part: str) -> Re
     table = data.take(_subset(total, limit, seed, part))
     labels, classes = _labels(source, table)
     if source != schema:
-        y = restore_y(source, table) if schema.condition is not None else None
+        y = restore_y(source, table) if schema.conditions else None
         table = read_table(schema, restore_table(source, table), y)
     name = str(getattr(data, "name", "")).removesuffix(f".{part}")
     return Real("" if name == "data" else name, schema, table, total, labels, classes)

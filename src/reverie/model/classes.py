@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from numpy.typing import NDArray
 
+from reverie.data.codec.condition import ColumnCondition
 from reverie.data.table import Table
 from reverie.model.core import Core, moved
 
@@ -23,7 +24,7 @@ def predict(model: Core, X: Any) -> Any:
     model.require("predict")
     tables, found = classified(model, X)
     condition = model.codec.condition
-    if condition is not None and condition.kind == "vector":
+    if isinstance(condition, ColumnCondition) and condition.kind == "vector":
         return model.intake.labels(Table({}, len(found)), condition.decode(found))
     codes = found.argmax(1)
     if model.intake.per_step:

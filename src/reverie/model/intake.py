@@ -12,10 +12,11 @@ from torch import Tensor
 
 from reverie.data.codec.maps import Codec, Prepared
 from reverie.data.dataset import Dataset
-from reverie.data.forms.conditions import read_y, restore_y
+from reverie.data.forms.conditions import read_y
 from reverie.data.forms.long import in_user_order
-from reverie.data.forms.reading import read_table
+from reverie.data.forms.reading import read_table, restore_y
 from reverie.data.schema import Schema
+from reverie.data.space import Points
 from reverie.data.table import Table, unpack
 from reverie.errors import InvalidOption, SchemaMismatch
 from reverie.rng import RowNoise, stream
@@ -54,17 +55,23 @@ class Intake:
         """A Dataset brings its own y, which is used when y names it."""
         if y is None:
             return
-        ours, theirs = self.schema.condition, X.schema.condition
-        if ours is None or theirs is None or not isinstance(y, str) or y != theirs.name:
-            names = "none" if theirs is None else f"y={theirs.name!r}"
-            raise InvalidOption(f"y: X is a Dataset, which brings its own y ({names}); for other labels pass X.X and y")
-        if (ours.name, ours.kind, ours.shape, ours.categories) != (
-            theirs.name,
-            theirs.kind,
-            theirs.shape,
-            theirs.categories,
-        ):
-            raise SchemaMismatch(f"y: the dataset's {theirs.name!r} differs from the one of training; pass X.X and X.y")
+        ours, theirs = self.schema.conditions, X.schema.conditions
+        names = [field.name for field in theirs]
+        if not ours or not X.schema.names_y(y):
+            brought = "none" if not names else f"y={names[0] if len(names) == 1 else names!r}"
+            raise InvalidOption(
+                f"y: X is a Dataset, which brings its own y ({brought}); for other labels pass X.X and y"
+            )
+        for own, other in zip(ours, theirs, strict=False):
+            if (own.name, own.kind, own.shape, own.categories) != (
+                other.name,
+                other.kind,
+                other.shape,
+                other.categories,
+            ):
+                raise SchemaMismatch(
+                    f"y: the dataset's {other.name!r} differs from the one of training; pass X.X and X.y"
+                )
 
     def prepared(self, X: Any, y: Any, chunk: int) -> Iterator[tuple[int, Table, Prepared]]:
         """The same chunks as tables and prepared for the network."""
@@ -79,12 +86,15 @@ class Intake:
             raise InvalidOption(f"y: this {self.family} predicts y from x, and x does not depend on it. Leave y out")
 
     def prepare(self, table: Table, with_y: bool, *, holes: bool = False) -> Prepared:
-        condition = self.schema.condition
-        if condition is not None and not with_y and condition.name in table.columns:
-            table = table.select([name for name in table.columns if name != condition.name])
-        return self.codec.prepare(table, holes=holes)
+        names = [field.name for field in self.schema.conditions]
+        if not with_y:
+            table = table.select([name for name in table.columns if name not in names])
+        prepared = self.codec.prepare(table, holes=holes)
+        if prepared.y is not None and self.codec.condition is not None:
+            prepared.y = self.codec.condition.finish(prepared.y)
+        return prepared
 
-    def conditions(self, y: Any, n: int, seed: int) -> tuple[Tensor | None, Any]:
+    def conditions(self, y: Any, n: int, seed: int) -> tuple[Points | None, Any]:
         """y for n examples as the network wants it, and as the user would see it; drawn as it occurs in training when
         None, but for labels per step, which are drawn with the sequences."""
         condition = self.codec.condition
@@ -95,11 +105,11 @@ class Intake:
             return None, None
         if y is None and self.per_step:
             return None, None
-        values = condition.draw(RowNoise(stream(seed, "y"), n)) if y is None else read_y(self.schema, y, n)
-        return self.codec.encode_condition(values), self.labels(Table({}, n), values)
+        given = condition.draw(RowNoise(stream(seed, "y"), n)) if y is None else read_y(self.schema, y, n)
+        return self.codec.encode_condition(given), restore_y(self.schema, given)
 
     def labels(self, table: Table, values: NDArray[Any]) -> Any:
-        """A column of condition values in the user's form; for labels per step in the order of the user's rows."""
+        """Values of the one condition column in the user's form; for labels per step in the order of the user's rows."""
         assert self.schema.condition is not None
         return restore_y(self.schema, table.with_columns({self.schema.condition.name: values}))
 

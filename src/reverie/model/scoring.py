@@ -13,8 +13,7 @@ from torch import Tensor
 from reverie import catalog
 from reverie.config import check_count, check_seed
 from reverie.data.codec.maps import Prepared
-from reverie.data.forms.conditions import restore_y
-from reverie.data.forms.reading import restore_table
+from reverie.data.forms.reading import restore_table, restore_y
 from reverie.data.space import Points
 from reverie.data.table import Table
 from reverie.errors import InvalidOption, Unsupported
@@ -66,10 +65,11 @@ def marginal(model: Core, x: Points, rows: Prepared, key: tuple[int, str, int, i
         return given.double()
     frequencies = model.codec.condition.frequencies
     if frequencies is None:
-        raise InvalidOption("log_prob: this model was trained with a numeric y: pass y to get log p(x | y)")
+        raise InvalidOption("log_prob: this model was trained with a y that is no class: pass y to get log p(x | y)")
     terms = []
+    (field,) = model.schema.conditions
     for label in np.flatnonzero(frequencies):
-        y = model.codec.encode_condition(np.full(len(rows), label)).to(model.device)
+        y = model.codec.encode_condition(Table({field.name: np.full(len(rows), label)})).to(model.device)
         value = density(x, observed, y, model.noise(*key), **options).double()
         terms.append(value + math.log(frequencies[label]))
     return torch.logsumexp(torch.stack(terms), 0)

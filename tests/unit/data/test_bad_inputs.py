@@ -79,7 +79,7 @@ FRAMES = {
     "missing group": (frame(c=["a", None]), {"roles": {"c": "group"}}, ["'c'", "row 1"]),
     "text time": (two, {"roles": {"city": "time"}}, ["'city'", 'kinds={"city": "datetime"}']),
     "no data left": (two, {"roles": {"age": "id", "city": "ignore"}}, ["no column is left"]),
-    "two conditions": (two, {"roles": {"age": "condition", "city": "condition"}}, ["only one condition"]),
+    "all conditions": (two, {"roles": {"age": "condition", "city": "condition"}}, ["no column is left"]),
     "missing condition": (frame(c=[0.5, None]), {"y": "c"}, ["'c'", "row 1"]),
     "no condition": (frame(c=[None, None]), {"y": "c"}, ["'c'", "no value in any row"]),
     "float condition": (two, {"y": "age"}, ["'age'", "astype(int)", "kinds={'age': 'number'}"]),

@@ -8,31 +8,31 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from reverie import catalog
 from reverie.data.codec.condition import ConditionCodec
 from reverie.data.space import Points, Ragged, Space, Wants
 from reverie.data.table import Table
-from reverie.errors import DataError, SchemaMismatch
+from reverie.errors import DataError
 from reverie.rng import LatticeNoise, Noise
 
 if TYPE_CHECKING:
-    from reverie.data.schema import Field, Schema
+    from reverie.data.schema import Schema
 
 
 @dataclass
 class Prepared:
     """Examples ready for batching. `x` may still be uint8 (pixels); `noise` makes it the network's float type.
 
-    x is a Tensor (n, ...) or a `Ragged`, then observed is (N, width) and, when `labelled_steps`, y is (N, classes).
+    x is a Tensor (n, ...) or a `Ragged`, then observed is (N, width) and, when `labelled_steps`, y is (N, classes). y is as
+    `ConditionCodec.encode` gave it, still to be finished per batch.
     log_det is (n,) nats: log |d model / d data| over observed cells, and -inf where a value lies off its grid.
     """
 
     x: Points
     observed: Tensor | None
-    y: Tensor | None
+    y: Points | None
     weight: Tensor | None
     log_det: Tensor
     labelled_steps: bool = False
@@ -48,11 +48,11 @@ class Prepared:
         """The examples of that index, in its order."""
         steps = self.x.steps(index) if isinstance(self.x, Ragged) else index
 
-        def pick(t: Tensor | None, at: Tensor | slice) -> Tensor | None:
-            return None if t is None else t[at]
+        def pick(t: Points | None, at: Tensor | slice) -> Points | None:
+            return None if t is None else t.rows(at) if isinstance(t, Ragged) else t[at]
 
         return Prepared(
-            self.x.rows(index) if isinstance(self.x, Ragged) else self.x[index],
+            pick(self.x, index),
             pick(self.observed, steps),
             pick(self.y, steps if self.labelled_steps else index),
             pick(self.weight, index),
@@ -106,49 +106,44 @@ class Codec(ABC):
     @abstractmethod
     def to_json(self) -> dict[str, Any]: ...
 
-    def encode_condition(self, values: NDArray[Any]) -> Tensor:
-        """The column of y -> (n, condition width) in the network's float type; (N, width) for labels per step.
+    def encode_condition(self, table: Table) -> Points:
+        """The condition columns of a table as the network sees them: (n, condition width), (N, width) for labels per step,
+        (n, C, H, W) for pictures, `Ragged` for sequences.
 
         Raises `SchemaMismatch` for a missing label unless the family takes those (`Wants.partial`).
         """
         assert self.condition is not None
-        if not self.condition.partial and self.schema.condition is not None:
-            hole = unlabelled(self.schema.condition, values)
-            if hole:
-                raise SchemaMismatch(hole)
-        return self.condition.encode(values).to(self.space.torch_dtype)
+        return self.condition.finish(self.condition.encode(table, self.space.torch_dtype))
 
-    def condition_of(self, table: Table) -> Tensor | None:
-        """The encoded y of a table; None when there is no condition or the table lacks its column."""
-        field = self.schema.condition
-        if self.condition is None or field is None or field.name not in table.columns:
+    def condition_of(self, table: Table) -> Points | None:
+        """The encoded y of a table, still to be finished; None when there is no condition or the table lacks it."""
+        fields = self.schema.conditions
+        if self.condition is None or not fields or any(field.name not in table for field in fields):
             return None
-        return self.encode_condition(table.columns[field.name])
+        return self.condition.encode(table, self.space.torch_dtype)
 
 
 def others(schema: Schema, wants: Wants, *extra: str, verb: str | None = None, holes: bool = False) -> str:
     """The families but this one that learn from these fields (and kinds `extra`) and this y, for an error message."""
     kinds = {field.kind for field in schema.data_fields} | set(extra)
-    condition = slot_kind(schema.condition) if schema.condition else None
-    return catalog.who_takes(kinds, condition=condition, verb=verb, holes=holes, but=wants.family)
+    return catalog.who_takes(kinds, condition=slot_kind(schema), verb=verb, holes=holes, but=wants.family)
 
 
-def slot_kind(field: Field) -> str:
+def slot_kind(schema: Schema) -> str | None:
+    """The kind of slot that y of this schema needs; None without y."""
+    fields = schema.conditions
+    if len(fields) > 1:
+        return "columns"
+    if not fields:
+        return None
+    field = fields[0]
+    if field.kind == "image":
+        return "picture"
+    if field.kind == "text" or (field.kind == "sequence" and field.whole):
+        return "sequence"
     if field.kind == "sequence":
         return "steps"
     return "labels" if field.kind in ("category", "boolean") else "vector"
-
-
-def unlabelled(field: Field, values: NDArray[Any]) -> str | None:
-    """Where the first missing label of a condition's column is and what to do about it, or None."""
-    where = None
-    if field.kind == "sequence":
-        row = next((row for row, labels in enumerate(values) if (labels < 0).any()), None)
-        where = None if row is None else f"sequence {row}, step {int(np.argmax(values[row] < 0))}"
-    elif field.kind in ("category", "boolean") and (values < 0).any():
-        where = f"row {int(np.argmax(values < 0))}"
-    what = "step" if field.kind == "sequence" else "row"
-    return where and f"condition {field.name!r} has no value in {where}: drop the {what} or fill in a label"
 
 
 def sample_weights(schema: Schema, table: Table) -> Tensor | None:

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from reverie.data.codec.condition import ConditionCodec
-from reverie.data.codec.maps import Codec, others, slot_kind, unlabelled
+from reverie.data.codec.compound import CompoundCondition
+from reverie.data.codec.condition import ColumnCondition, ConditionCodec, unlabelled
+from reverie.data.codec.maps import Codec, others, slot_kind
 from reverie.data.codec.pixels import ImageCodec
 from reverie.data.codec.sequences import SequenceCodec
 from reverie.data.codec.tables import TableCodec
@@ -55,11 +56,18 @@ def with_condition(codec: Codec, schema: Schema, wants: Wants, train: Dataset) -
 
 def codec_from_json(schema: Schema, data: dict[str, Any]) -> Codec:
     """Rebuild a codec from `to_json`."""
+    condition = _condition_from_json(schema, data["condition"]) if data["condition"] else None
     if data["type"] == "image":
-        return ImageCodec.from_json(schema, data)
+        return ImageCodec.from_json(schema, data, condition)
     if data["type"] == "sequence":
-        return SequenceCodec.from_json(schema, data)
-    return TableCodec.from_json(schema, data)
+        return SequenceCodec.from_json(schema, data, condition)
+    return TableCodec.from_json(schema, data, condition)
+
+
+def _condition_from_json(schema: Schema, data: dict[str, Any]) -> ConditionCodec:
+    if "codec" in data:
+        return CompoundCondition.from_json(schema, data)
+    return ColumnCondition.from_json(schema.conditions[0], data)
 
 
 def _check_kinds(schema: Schema, wants: Wants) -> None:
@@ -81,16 +89,23 @@ def _fit_sample(train: Dataset) -> Table:
 
 
 def _fit_condition(schema: Schema, wants: Wants, sample: Table) -> ConditionCodec | None:
-    field = schema.condition
-    if field is None:
+    kind, fields = slot_kind(schema), schema.conditions
+    if kind is None:
         return None
-    kind = slot_kind(field)
+    names = ", ".join(repr(field.name) for field in fields)
     if kind not in wants.conditions:
         raise UnsupportedData(
-            f"{wants.family} does not learn from y ({field.name!r} is a {_SLOTS.get(kind, kind)} condition). Leave y out, or give it the "
-            f"role ignore. Families that take it: {others(schema, wants)}"
+            f"{wants.family} does not learn from y ({names} {_are(kind)}). Leave y out, or give it the role ignore. "
+            f"Families that take it: {others(schema, wants)}"
         )
-    hole = None if wants.partial else unlabelled(field, sample.columns[field.name])
+    if kind in ("columns", "picture", "sequence"):
+        return CompoundCondition.fit(kind, schema, sample, partial=wants.partial)
+    column = sample.columns[fields[0].name]
+    hole = None if wants.partial else unlabelled(fields[0], column)
     if hole:
         raise DataError(hole)
-    return ConditionCodec.fit(field, sample.columns[field.name], partial=wants.partial)
+    return ColumnCondition.fit(fields[0], column, partial=wants.partial)
+
+
+def _are(kind: str) -> str:
+    return f"is a {_SLOTS.get(kind, kind)} condition" if kind != "columns" else "are several columns"

@@ -222,9 +222,8 @@ class ImageCodec(Codec):
         }
 
     @classmethod
-    def from_json(cls, schema: Schema, data: dict[str, Any]) -> ImageCodec:
+    def from_json(cls, schema: Schema, data: dict[str, Any], condition: ConditionCodec | None) -> ImageCodec:
         rest = {key: value for key, value in data.items() if key not in ("type", "mode", "condition")}
-        condition = ConditionCodec.from_json(data["condition"]) if data["condition"] else None
         return cls(schema, data["mode"], condition=condition, **rest)
 
 

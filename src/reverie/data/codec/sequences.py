@@ -170,7 +170,7 @@ class SequenceCodec(Codec):
         }
 
     @classmethod
-    def from_json(cls, schema: Schema, data: dict[str, Any]) -> SequenceCodec:
+    def from_json(cls, schema: Schema, data: dict[str, Any], condition: ConditionCodec | None) -> SequenceCodec:
         return cls(
             schema,
             Columns.from_json(data["steps"]),
@@ -180,7 +180,7 @@ class SequenceCodec(Codec):
             missing=data["missing"],
             refuses_holes=data["refuses_holes"],
             unseen=data["unseen"],
-            condition=ConditionCodec.from_json(data["condition"]) if data["condition"] else None,
+            condition=condition,
         )
 
 
@@ -215,7 +215,8 @@ def _pack_fields(
     out: dict[str, Floats] = {}
     lengths: NDArray[np.int64] = np.zeros(table.n, np.int64)
     first = schema.data_fields[0].name
-    for field in (*schema.data_fields, *schema.with_role("condition")):
+    per_step = [field for field in schema.conditions if field.kind == "sequence" and not field.whole]
+    for field in (*schema.data_fields, *per_step):
         if field.kind not in ("sequence", "text") or field.name not in table:
             continue
         counts = np.array([len(item) for item in table[field.name]], dtype=np.int64)

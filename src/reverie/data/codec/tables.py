@@ -107,7 +107,7 @@ class TableCodec(Codec):
         }
 
     @classmethod
-    def from_json(cls, schema: Schema, data: dict[str, Any]) -> TableCodec:
+    def from_json(cls, schema: Schema, data: dict[str, Any], condition: ConditionCodec | None) -> TableCodec:
         return cls(
             schema,
             Columns.from_json(data["steps"]),
@@ -115,5 +115,5 @@ class TableCodec(Codec):
             missing=data["missing"],
             refuses_holes=data["refuses_holes"],
             unseen=data["unseen"],
-            condition=ConditionCodec.from_json(data["condition"]) if data["condition"] else None,
+            condition=condition,
         )

@@ -1,45 +1,108 @@
-"""The condition of given data and back: what a user hands over as y, as a column of the schema's condition."""
+"""What a user hands over as y, in fit and later: columns of X by name, labels, numbers, pictures, texts, sequences, or several
+columns at once; as fields of the role condition, and their columns."""
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from reverie.data.forms.labels import read_condition, restore_condition
-from reverie.data.forms.long import restore_long_labels
-from reverie.data.forms.stepwise import read_step_labels, restore_step_labels
-from reverie.data.schema import Schema
-from reverie.data.table import Array, Table
+from reverie.data.forms.labels import CONDITION_NAMES, infer_condition, label_column, read_condition
+from reverie.data.forms.stepwise import infer_step_labels, read_step_labels
+from reverie.data.forms.wholes import infer_whole, read_whole
+from reverie.data.schema import Field, Schema
+from reverie.data.table import Array, Table, hint
+from reverie.errors import DataError, SchemaMismatch
 
 
-def read_y(schema: Schema, y: Any, n: int, lengths: Array | None = None) -> Array:
-    """The condition column for `n` rows, from one label (or number, or vector) or from `n` of them. Labels per step
-    are `n` lists of them, of these `lengths` when given.
+def infer_y(
+    y: Any, n: int, *, taken: Sequence[str], kinds: Mapping[str, str], lengths: Array | None = None
+) -> dict[Field, Array]:
+    """The condition fields of a y given beside `n` rows of X, and their columns.
 
-    Raises `SchemaMismatch` for an unknown label (listing the classes), another length or width, or when there is no
+    A DataFrame of several columns, or a mapping of them, is several fields; `kinds` has theirs, and that of a y without a
+    name under "y". `lengths` are those of the sequences of X, whose steps may be what y labels.
+    """
+    if _is_columns(y):
+        return _infer_columns(y, n, taken, kinds)
+    name = next(name for name in CONDITION_NAMES if name not in taken)
+    kind = kinds.get("y")
+    steps = infer_step_labels(y, lengths, taken=taken, kind=kind) if lengths is not None and kind is None else None
+    found = steps or infer_whole(y, n, name, kind) or infer_condition(y, n, taken=taken, kind=kind)
+    return dict([found])
+
+
+def _is_columns(y: Any) -> bool:
+    import pandas as pd
+
+    return isinstance(y, Mapping) or (isinstance(y, pd.DataFrame) and y.shape[1] > 1)
+
+
+def _infer_columns(y: Any, n: int, taken: Sequence[str], kinds: Mapping[str, str]) -> dict[Field, Array]:
+    import pandas as pd
+
+    try:
+        frame = pd.DataFrame(y).reset_index(drop=True)
+    except ValueError as problem:
+        raise DataError(f"y cannot be read as columns ({problem}): give lists of one length, or a DataFrame") from None
+    if len(frame) != n:
+        raise DataError(f"y has {len(frame)} rows and X has {n}: give one for each row")
+    out: dict[Field, Array] = {}
+    for label in frame.columns:
+        if str(label) in taken:
+            raise DataError(f"y has a column {str(label)!r}, as X has: rename one, or give y={str(label)!r}")
+        field, column = label_column(label, frame[label], kinds.get(str(label)))
+        out[dataclasses.replace(field, form="frame")] = column
+    return out
+
+
+def read_y(schema: Schema, y: Any, n: int, lengths: Array | None = None) -> Table:
+    """The condition columns for `n` rows, from one y for all (label, number, vector, picture, text, sequence, a mapping of
+    columns) or from `n` of them. Labels per step are `n` lists of them, of these `lengths` when given.
+
+    Raises `SchemaMismatch` for an unknown label (listing the classes), another length or shape, or when there is no
     condition.
     """
-    if schema.condition is not None and schema.condition.kind == "sequence":
-        return read_step_labels(schema.condition, y, n, lengths)
-    return read_condition(schema.condition, y, n)
+    fields = schema.conditions
+    if not fields:
+        raise SchemaMismatch("y was given, but the model was trained without a condition: leave y out")
+    if len(fields) > 1:
+        return _read_columns(fields, y, n)
+    field = fields[0]
+    if isinstance(y, Mapping) or (_is_columns(y) and not field.shape):
+        y = _only(y, field)
+    if field.kind == "sequence" and not field.whole:
+        return Table({field.name: read_step_labels(field, y, n, lengths)}, n)
+    if field.kind in ("image", "text", "sequence"):
+        return Table({field.name: read_whole(field, y, n)}, n)
+    return Table({field.name: read_condition(field, y, n)}, n)
+
+
+def _only(y: Any, field: Field) -> Any:
+    """The one column that a mapping or data frame has for a condition of one column."""
+    if [str(name) for name in y] != [field.name]:
+        raise SchemaMismatch(f"y has the columns {', '.join(map(str, y))}, where only {field.name!r} is wanted")
+    return y[next(iter(y))]
+
+
+def _read_columns(fields: Sequence[Field], y: Any, n: int) -> Table:
+    names = [field.name for field in fields]
+    example = "{" + ", ".join(f"{name!r}: ..." for name in names) + "}"
+    if not _is_columns(y):
+        raise SchemaMismatch(f"y consists of the columns {', '.join(names)}: give y={example}, or a DataFrame of them")
+    given = {str(name): y[name] for name in y}
+    for name in given:
+        if name not in names:
+            raise SchemaMismatch(f"y has no column {name!r}{hint(name, names)} Columns: {', '.join(names)}")
+    absent = [name for name in names if name not in given]
+    if absent:
+        raise SchemaMismatch(f"y lacks {', '.join(map(repr, absent))}: give y={example}")
+    return Table({field.name: read_condition(field, given[field.name], n) for field in fields}, n)
 
 
 def label_lengths(schema: Schema, y: Any, n: int) -> Array:
     """(n,) the number of labels per sequence in a y of labels per step."""
-    return np.array([len(labels) for labels in read_y(schema, y, n)], dtype=np.int64)
-
-
-def restore_y(schema: Schema, values: Table | Array) -> Any:
-    """The user's form of a condition column (or of the table that holds it): Series, ndarray, tensor or list; for
-    labels per step a list of lists or the like.
-
-    None when there is no condition, or the table lacks it.
-    """
-    field = schema.condition
-    if field is None or (isinstance(values, Table) and field.name not in values):
-        return None
-    if field.kind == "sequence":
-        table = values if isinstance(values, Table) else Table({field.name: values})
-        return restore_step_labels(field, table[field.name]) if field.form else restore_long_labels(field, table)
-    return restore_condition(field, values[field.name] if isinstance(values, Table) else values)
+    (labels,) = read_y(schema, y, n).columns.values()
+    return np.array([len(item) for item in labels], dtype=np.int64)

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from reverie.data.forms.labels import (
-    CONDITION_NAMES,
-    as_condition,
-    check_condition,
-    condition_values,
-    infer_condition,
-    read_condition,
-)
+from reverie.data.forms.conditions import infer_y, read_y
+from reverie.data.forms.labels import CONDITION_NAMES, as_condition, condition_values, label_column
 from reverie.data.forms.restoring import restore_column
-from reverie.data.forms.series import column_field, column_values, dtype_text
+from reverie.data.forms.series import column_field, column_values
 from reverie.data.schema import KINDS, ROLES, Field, Schema
 from reverie.data.table import NO_DATE, Array, Table, hint
 from reverie.errors import DataError, SchemaMismatch
@@ -65,41 +59,55 @@ def column_labels(X: Any, error: type[DataError] = DataError) -> list[str | int]
     return labels
 
 
+def named_columns(y: Any, names: Sequence[str], rows: int) -> list[str] | None:
+    """The columns of X that y names: one by its name, several by a list of theirs; None when y is the values themselves.
+
+    A list as long as X that is not all names of different columns is values. Raises `DataError` for a name that is none.
+    """
+    if isinstance(y, str) or (isinstance(y, int | np.integer) and not isinstance(y, bool)):
+        asked = [str(y)]
+    elif isinstance(y, list | tuple) and y and all(isinstance(item, str) for item in y):
+        asked = list(y)
+        known = [name in names for name in asked]
+        if len(set(asked)) < len(asked) or not any(known) or (len(asked) == rows and not all(known)):
+            return None
+    else:
+        return None
+    for name in asked:
+        if name not in names:
+            raise DataError(f"y={name!r} is no column{hint(name, names)} Columns: {', '.join(names)}")
+    return asked
+
+
 def frame_roles(
-    labels: Sequence[str | int], y: Any, roles: Mapping[Any, str] | None
-) -> tuple[dict[str, str], str | None]:
-    """Role of every column, and the name of the condition column when `y` (or a role) names one."""
+    labels: Sequence[str | int], named: Sequence[str] | None, roles: Mapping[Any, str] | None, *, beside: bool = False
+) -> tuple[dict[str, str], list[str]]:
+    """Role of every column, and the names of the condition columns: those that y or a role names. `beside`: y comes beside
+    X, and no column may be a condition then."""
     names = [str(label) for label in labels]
     given = column_options(roles, "roles", names)
     conditions = [name for name, role in given.items() if role == "condition"]
-    named = isinstance(y, str) or (isinstance(y, int | np.integer) and not isinstance(y, bool))
-    if named:
-        if str(y) not in names:
-            raise DataError(f"y={y!r} is no column{hint(str(y), names)} Columns: {', '.join(names)}")
-        if given.get(str(y), "condition") != "condition":
-            raise DataError(f"column {str(y)!r} is y, and has the role {given[str(y)]!r} in roles: keep one")
-        conditions = [*(name for name in conditions if name != str(y)), str(y)]
-    if len(conditions) > 1 or (conditions and y is not None and not named):
-        more = [*conditions, "y"] if y is not None and not named else conditions
-        raise DataError(f"only one condition is possible, but there are {', '.join(more)}")
-    out = {name: given.get(name, "data") for name in names}
-    if conditions:
-        out[conditions[0]] = "condition"
+    for name in named or ():
+        if given.get(name, "condition") != "condition":
+            raise DataError(f"column {name!r} is y, and has the role {given[name]!r} in roles: keep one")
+    if named and set(conditions) - set(named):
+        extra = ", ".join(name for name in conditions if name not in named)
+        raise DataError(
+            f"y names {', '.join(named)}, and roles make {extra} a condition too: give y={[*named, *conditions]}"
+        )
+    if conditions and beside:
+        raise DataError(f"y is given, and the column {conditions[0]!r} has the role condition: keep one of them")
+    conditions = list(named or conditions)
+    out = {name: "condition" if name in conditions else given.get(name, "data") for name in names}
     if not any(role in ("data", "target") for role in out.values()):
         raise DataError("no column is left to learn from: give one of them the role 'data'")
-    return out, conditions[0] if conditions else None
+    return out, conditions
 
 
 def frame_field(label: str | int, series: Any, role: str, kind: str | None) -> tuple[Field, Array | None]:
     """One column described and read, checked for its role. An ignored column is not read (None)."""
     if role == "condition":
-        prepared = as_condition(series, str(label), kind)
-        field = column_field(label, prepared, role=role, kind=kind)
-        field = check_condition(field, prepared, kind)
-        column = condition_values(field, prepared, DataError)
-        if prepared.dtype != series.dtype:  # whole numbers with missing ones among them, which came as floats
-            field = dataclasses.replace(field, dtype=dtype_text(series.dtype))
-        return field, column
+        return label_column(label, series, kind)
     field = column_field(label, series, role=role, kind=kind)
     if role == "ignore":
         return field, None
@@ -132,23 +140,51 @@ def infer_frame(
     labels = column_labels(X)
     if len(X) == 0:
         raise DataError("the DataFrame has no rows")
-    by_role, condition = frame_roles(labels, y, roles)
-    asked = column_options(kinds, "kinds", list(by_role), extra=CONDITION_NAMES[:1] if y is not None else ())
+    plan = frame_plan(labels, y, roles, kinds, len(X))
     fields: list[Field] = []
     columns: dict[str, Array] = {}
     for position, label in enumerate(labels):
         name = str(label)
-        kind = asked.get(name) or (asked.get("y") if name == condition else None)
-        field, column = frame_field(label, X.iloc[:, position], by_role[name], kind)
+        field, column = frame_field(label, X.iloc[:, position], plan.roles[name], plan.kinds.get(name))
         fields.append(field)
         if column is not None:
             columns[name] = column
-    if y is not None and condition is None:
-        kind = asked.get("y") if "y" not in by_role else None
-        field, column = infer_condition(y, len(X), taken=list(by_role), kind=kind)
-        fields.append(field)
-        columns[field.name] = column
-    return Schema(tuple(fields), "dataframe"), Table(columns, len(X))
+    beside = plan.infer_beside(y, len(X))
+    columns |= {field.name: column for field, column in beside.items()}
+    return Schema((*fields, *beside), "dataframe"), Table(columns, len(X))
+
+
+@dataclass(frozen=True)
+class FramePlan:
+    """What is asked of the columns of a frame: role and kind by name; of a y given `beside` them its own kinds."""
+
+    roles: dict[str, str]
+    kinds: dict[str, str]
+    beside: bool
+    own_kinds: dict[str, str]
+
+    def infer_beside(self, y: Any, n: int) -> dict[Field, Array]:
+        """The fields and columns of a y that is not among the columns of X; {} when it is."""
+        return infer_y(y, n, taken=list(self.roles), kinds=self.own_kinds) if self.beside else {}
+
+
+def frame_plan(
+    labels: Sequence[str | int],
+    y: Any,
+    roles: Mapping[Any, str] | None,
+    kinds: Mapping[Any, str] | None,
+    rows: int,
+) -> FramePlan:
+    """Role and kind of every column, from `y`, `roles` and `kinds`. Raises `DataError` where they contradict each other."""
+    named = named_columns(y, [str(label) for label in labels], rows)
+    beside = y is not None and named is None
+    by_role, conditions = frame_roles(labels, named, roles, beside=beside)
+    own = [str(name) for name in y] if beside and hasattr(y, "keys") else []
+    asked = column_options(kinds, "kinds", list(by_role), extra=[*own, *CONDITION_NAMES[: y is not None]])
+    inside = {name: kind for name, kind in asked.items() if name in by_role}
+    if "y" in asked and len(conditions) == 1:
+        inside.setdefault(conditions[0], asked["y"])
+    return FramePlan(by_role, inside, beside, {name: kind for name, kind in asked.items() if name not in by_role})
 
 
 def read_frame(schema: Schema, X: Any, y: Any = None, *, partial: bool = False, unseen: bool = False) -> Table:
@@ -170,27 +206,27 @@ def read_frame(schema: Schema, X: Any, y: Any = None, *, partial: bool = False, 
             f"column {listed} is not known{hint(extra[0], [f.name for f in absent] or known)} "
             f"Drop it, X.drop(columns={extra[:5]}), or rename it. Columns known: {', '.join(known)}"
         )
+    inside = y is None or (schema.names_y(y) and all(field.form is None for field in schema.conditions))
     columns: dict[str, Array] = {}
     for field in schema.fields:
-        if field.role == "ignore" or (field.role == "condition" and field.form is not None):
+        if field.role == "ignore" or (field.role == "condition" and (field.form is not None or not inside)):
             continue
         if field.name in position:
+            series = X.iloc[:, position[field.name]]
             if field.role == "condition":
-                if y is not None and not (isinstance(y, str) and y == field.name):
-                    continue
-                series = as_condition(X.iloc[:, position[field.name]], field.name, field.kind)
-                columns[field.name] = condition_values(field, series, SchemaMismatch)
+                prepared = series if field.kind == "text" else as_condition(series, field.name, field.kind)
+                columns[field.name] = condition_values(field, prepared, SchemaMismatch)
             else:
-                series = X.iloc[:, position[field.name]]
                 lenient = unseen and field.role in ("data", "target")
                 columns[field.name] = column_values(field, series, SchemaMismatch, unseen=lenient)
         elif field.role in ("data", "target"):
             columns[field.name] = missing_column(field, len(X))
-    condition = schema.condition
-    if y is not None and (condition is None or condition.name not in columns):
-        if condition is not None and isinstance(y, str) and y == condition.name and condition.form is None:
-            raise SchemaMismatch(f"y={y!r} names a column that X does not have. Columns given: {', '.join(names)}")
-        columns[condition.name if condition else "y"] = read_condition(schema.condition, y, len(X))
+        elif field.role == "condition" and y is not None:
+            raise SchemaMismatch(
+                f"y={y!r} names a column that X does not have: {field.name!r}. Columns given: {', '.join(names)}"
+            )
+    if y is not None and not inside:
+        columns |= read_y(schema, y, len(X)).columns
     return Table(columns, len(X))
 
 

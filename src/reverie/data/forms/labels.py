@@ -145,6 +145,20 @@ def check_condition(field: Field, series: Any, kind: str | None) -> Field:
     return field
 
 
+def label_column(label: str | int, series: Any, kind: str | None) -> tuple[Field, Array]:
+    """A column of a data frame as a condition: its field, and its values. Text is labels unless `kind` says text."""
+    if kind == "text":
+        field = column_field(label, series, role="condition", kind=kind)
+        return field, column_values(field, series, DataError)
+    prepared = as_condition(series, str(label), kind)
+    field = column_field(label, prepared, role="condition", kind=kind)
+    field = check_condition(field, prepared, kind)
+    column = condition_values(field, prepared, DataError)
+    if prepared.dtype != series.dtype:  # whole numbers with missing ones among them, which came as floats
+        field = dataclasses.replace(field, dtype=dtype_text(series.dtype))
+    return field, column
+
+
 def condition_values(field: Field, series: Any, error: type[DataError]) -> Array:
     """The condition's column: codes (-1 where a label is missing) or numbers, of which none is missing."""
     if field.kind == "category":

@@ -38,7 +38,10 @@ def infer_long(
     if ROWS in names:
         raise DataError(f"a column is called {ROWS!r}, which is the row number here: rename it")
     special = _special(names, by, time, y, column_options(roles, "roles", names))
-    by_role, condition = frame_roles(labels, y, {**(roles or {}), **special})
+    by_role, conditions = frame_roles(labels, None if y is None else [str(y)], {**(roles or {}), **special})
+    if len(conditions) > 1:
+        raise DataError(f"steps have one label each, but {', '.join(conditions)} are conditions: keep one")
+    condition = conditions[0] if conditions else None
     asked = column_options(kinds, "kinds", names, extra=("y",) if condition else ())
     fields: list[Field] = []
     columns: dict[str, Array] = {}

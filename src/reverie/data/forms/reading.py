@@ -10,12 +10,13 @@ import numpy as np
 import torch
 
 from reverie.data.forms.arrays import array_column, array_field, as_array, restore_array
-from reverie.data.forms.conditions import read_y, restore_y
+from reverie.data.forms.conditions import infer_y, read_y
 from reverie.data.forms.frames import column_options, infer_frame, read_frame, restore_frame
-from reverie.data.forms.labels import infer_condition
+from reverie.data.forms.labels import restore_condition
 from reverie.data.forms.lists import list_form, restore_list, sequence_column, sequence_field, stack, text_column
-from reverie.data.forms.long import read_long, restore_long
-from reverie.data.forms.stepwise import infer_step_labels
+from reverie.data.forms.long import read_long, restore_long, restore_long_labels
+from reverie.data.forms.stepwise import restore_step_labels
+from reverie.data.forms.wholes import restore_whole
 from reverie.data.schema import STEPS, Field, Schema
 from reverie.data.table import Array, Table
 from reverie.errors import DataError, SchemaMismatch
@@ -42,17 +43,15 @@ def infer(
         return infer_frame(X, y, roles=roles, kinds=kinds)
     if isinstance(y, str):
         raise DataError(f"y={y!r} names a column, but X is {_what(X)}: give the labels themselves")
-    asked = column_options(kinds, "kinds", ["x", "y"])
+    asked = column_options(kinds, "kinds", ["x", "y", *(map(str, y) if hasattr(y, "keys") else ())])
     column_options(roles, "roles", [])
     field, column, container = _block(X, asked.get("x"), value_range)
     fields, columns = [field], {field.name: column}
     if y is not None:
-        options: dict[str, Any] = {"taken": [field.name], "kind": asked.get("y")}
-        lengths = step_lengths(field, column)
-        per_step = None if lengths is None else infer_step_labels(y, lengths, **options)
-        condition, labels = per_step or infer_condition(y, len(column), **options)
-        fields.append(condition)
-        columns[condition.name] = labels
+        own = {name: kind for name, kind in asked.items() if name != "x"}
+        beside = infer_y(y, len(column), taken=[field.name], kinds=own, lengths=step_lengths(field, column))
+        fields += beside
+        columns |= {item.name: values for item, values in beside.items()}
     return Schema(tuple(fields), container), Table(columns, len(column))
 
 
@@ -171,9 +170,7 @@ def read_table(
         column = array_column(field, as_array(plain)[0], SchemaMismatch)
     columns_read = {field.name: column}
     if y is not None:
-        condition = schema.condition
-        lengths = step_lengths(field, column)
-        columns_read[condition.name if condition else "y"] = read_y(schema, y, len(column), lengths)
+        columns_read |= read_y(schema, y, len(column), step_lengths(field, column)).columns
     return Table(columns_read, len(column))
 
 
@@ -223,6 +220,23 @@ def restore_table(schema: Schema, table: Table, fields: Sequence[str] | None = N
     if field.kind in ("sequence", "text"):
         return restore_list(field, table[field.name], block=schema.container != "list")
     return restore_array(field, table[field.name])
+
+
+def restore_y(schema: Schema, table: Table) -> Any:
+    """The condition of a table in the user's form: Series, array, tensor or list; a DataFrame for several columns; for labels
+    per step a list of lists or the like. None when there is no condition, or the table lacks it.
+    """
+    fields = schema.conditions
+    if not fields or any(field.name not in table for field in fields):
+        return None
+    if len(fields) > 1:
+        return restore_frame(fields, table)
+    field = fields[0]
+    if field.kind == "sequence" and not field.whole:
+        return restore_step_labels(field, table[field.name]) if field.form else restore_long_labels(field, table)
+    if field.kind in ("image", "sequence") or (field.kind == "text" and field.form == "list"):
+        return restore_whole(field, table[field.name])
+    return restore_condition(field, table[field.name])
 
 
 def data_warnings(schema: Schema, table: Table) -> list[str]:

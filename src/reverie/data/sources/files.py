@@ -14,7 +14,7 @@ import numpy as np
 from reverie.data.digests import files_digest, table_digest
 from reverie.data.forms.arrays import array_column, array_field
 from reverie.data.forms.frames import column_options
-from reverie.data.forms.labels import infer_condition
+from reverie.data.forms.conditions import infer_y
 from reverie.data.schema import Field, Schema
 from reverie.data.sources.loaded import Asked, Loaded, join_parts
 from reverie.data.table import Array, Table, hint
@@ -157,9 +157,9 @@ def read_npy(path: Path, asked: Asked) -> Loaded:
     field = array_field(mapped, dtype=str(mapped.dtype), kind=kinds.get("x"))
     fields, extra = [field], {}
     if asked.y is not None:
-        condition, labels = infer_condition(asked.y, len(mapped), taken=["x"], kind=kinds.get("y"))
-        fields.append(condition)
-        extra = {condition.name: labels}
+        beside = infer_y(asked.y, len(mapped), taken=["x"], kinds={k: v for k, v in kinds.items() if k != "x"})
+        fields += beside
+        extra = {item.name: column for item, column in beside.items()}
     schema = Schema(tuple(fields), "images" if field.kind == "image" else "array")
     return Loaded(ready=(schema, NpySource(path, field, Table(extra, len(mapped)))), name=stem(path))
 

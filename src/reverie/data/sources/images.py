@@ -11,7 +11,7 @@ import numpy as np
 
 from reverie.data.digests import files_digest, table_digest
 from reverie.data.forms.frames import column_options
-from reverie.data.forms.labels import infer_condition
+from reverie.data.forms.conditions import infer_y
 from reverie.data.schema import Field, Schema
 from reverie.data.sources.loaded import Asked, Loaded
 from reverie.data.table import Array, Table
@@ -88,9 +88,9 @@ def read_folder(folder: Path, asked: Asked) -> Loaded:
     kinds = column_options(asked.kinds, "kinds", ["x", "y"])
     fields = [field]
     if y is not None:
-        condition, column = infer_condition(y, len(paths), taken=["x"], kind=kinds.get("y"))
-        fields.append(condition)
-        pictures.extra = Table({condition.name: column}, len(paths))
+        beside = infer_y(y, len(paths), taken=["x"], kinds={k: v for k, v in kinds.items() if k != "x"})
+        fields += beside
+        pictures.extra = Table({item.name: column for item, column in beside.items()}, len(paths))
     return Loaded(ready=(Schema(tuple(fields), "images"), pictures), name=folder.name, splits=splits, warnings=told)
 
 

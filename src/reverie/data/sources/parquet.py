@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 
 from reverie.data.digests import files_digest, table_digest
-from reverie.data.forms.frames import check_role, column_labels, column_options, frame_field, frame_roles, read_frame
-from reverie.data.forms.labels import CONDITION_NAMES, infer_condition
+from reverie.data.forms.frames import check_role, column_labels, frame_field, frame_plan, read_frame
 from reverie.data.schema import Field, Schema
 from reverie.data.sources.loaded import Asked, Loaded
 from reverie.data.table import Array, Table
@@ -102,24 +101,18 @@ def _columns(file: Any, path: Path) -> list[str]:
 def _describe(groups: RowGroups, asked: Asked) -> tuple[Schema, Table]:
     """The schema of all rows, reading one whole column at a time, and the table of a y given apart."""
     labels = column_labels(groups.frame(None, 0))
-    by_role, condition = frame_roles(labels, asked.y, asked.roles)
-    extra_names = CONDITION_NAMES[:1] if asked.y is not None else ()
-    kinds = column_options(asked.kinds, "kinds", list(by_role), extra=extra_names)
+    plan = frame_plan(labels, asked.y, asked.roles, asked.kinds, groups.n)
     fields: list[Field] = []
     for label, stored in zip(labels, groups.columns, strict=True):
         name = str(label)
-        kind = kinds.get(name) or (kinds.get("y") if name == condition else None)
-        field, column = frame_field(label, groups.frame([stored]).iloc[:, 0], by_role[name], kind)
+        series = groups.frame([stored]).iloc[:, 0]
+        field, column = frame_field(label, series, plan.roles[name], plan.kinds.get(name))
         if column is not None:
             check_role(field, column)
         fields.append(field)
-    extra = Table({}, groups.n)
-    if asked.y is not None and condition is None:
-        kind = kinds.get("y") if "y" not in by_role else None
-        field, column = infer_condition(asked.y, groups.n, taken=list(by_role), kind=kind)
-        fields.append(field)
-        extra = Table({field.name: column}, groups.n)
-    return Schema(tuple(fields), "dataframe"), extra
+    beside = plan.infer_beside(asked.y, groups.n)
+    extra = Table({field.name: column for field, column in beside.items()}, groups.n)
+    return Schema((*fields, *beside), "dataframe"), extra
 
 
 class ParquetSource:

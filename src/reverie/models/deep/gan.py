@@ -75,7 +75,7 @@ class GAN(Estimator):
             discrete="round",
             images="symmetric",
             missing="flag",
-            conditions=frozenset({"labels", "vector"}),
+            conditions=frozenset({"labels", "vector", "columns"}),
             density=False,
         )
 

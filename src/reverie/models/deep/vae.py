@@ -74,7 +74,7 @@ class VAE(Estimator):
             discrete="native",
             images=self.pixels,
             missing="mask",
-            conditions=frozenset({"labels", "vector"}),
+            conditions=frozenset({"labels", "vector", "columns"}),
         )
 
     def resolve(self, space: Space) -> Self:
