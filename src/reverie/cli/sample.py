@@ -84,9 +84,29 @@ def family_flags(model: Any) -> list[Flag]:
 
 def condition(model: Any, words: tuple[str, ...]) -> Any:
     """What was typed after --y as the model's y: class labels by their text, or numbers."""
-    field = model.schema.condition
-    if field is None:
+    fields = model.schema.conditions
+    if not fields:
         raise InvalidOption(f"--y: this {model.family} was trained without y. Leave --y out")
+    if len(fields) == 1:
+        return _values(fields[0], words)
+    typed: dict[str, list[str]] = {}
+    names = [field.name for field in fields]
+    for word in words:
+        name, found, value = word.partition("=")
+        if not found or name not in names:
+            raise InvalidOption(
+                f"--y: y consists of the columns {', '.join(names)}: give {' '.join(f'{n}=...' for n in names)}"
+            )
+        typed.setdefault(name, []).append(value)
+    return {field.name: _values(field, tuple(typed[field.name])) for field in fields if field.name in typed}
+
+
+def _values(field: Any, words: tuple[str, ...]) -> Any:
+    """The words typed for one condition column as its values."""
+    if field.kind == "text":
+        return words[0] if len(words) == 1 else list(words)
+    if field.kind in ("image", "sequence"):
+        raise InvalidOption(f"--y: {field.name!r} is a {field.kind}, which cannot be typed: sample from Python, y=...")
     if field.kind == "category":
         by_text = {str(value): value for value in field.categories or ()}
     elif field.kind == "boolean":
@@ -153,8 +173,18 @@ def _frame(model: Any, examples: Any, labels: Any) -> Any:
         flat = values.reshape(len(values), -1)
         names = names if len(names) == flat.shape[1] else [f"{names[0]}{i}" for i in range(flat.shape[1])]
         frame = pd.DataFrame(flat, columns=names)
-    if labels is not None and np.ndim(np.asarray(labels)) == 1:
-        frame[model.schema.condition.name] = list(labels)
+    return frame if labels is None else _with_labels(model, frame, labels)
+
+
+def _with_labels(model: Any, columns: Any, labels: Any) -> Any:
+    """A data frame of these columns and those of y that fit into cells."""
+    import pandas as pd
+
+    frame = pd.DataFrame(columns)
+    for field in model.schema.conditions:
+        values = labels[field.column_name] if isinstance(labels, pd.DataFrame) else labels
+        if field.kind not in ("image", "sequence") and not field.shape:
+            frame[field.column_name] = list(values)
     return frame
 
 
@@ -196,9 +226,10 @@ def _write_npz(model: Any, examples: Any, labels: Any, target: Path, parsed: Par
     else:
         arrays = {"x": _array(examples)}
     if labels is not None:
-        values = np.asarray(labels)
-        name = model.schema.condition.name
-        arrays["y" if name in arrays else name] = values.astype(str) if values.dtype == object else values
+        for field in model.schema.conditions:
+            values = np.asarray(labels[field.column_name] if hasattr(labels, "columns") else labels)
+            name = "y" if field.name in arrays else field.name
+            arrays[name] = values.astype(str) if values.dtype == object else values
     np.savez_compressed(target, allow_pickle=False, **arrays)
 
 
@@ -230,10 +261,8 @@ def _write_folder(model: Any, examples: Any, labels: Any, target: Path, parsed: 
     for number, picture in enumerate(pictures.to_uint8(examples, high, low)):
         (target / f"{number:0{digits}d}.png").write_bytes(pictures.png(picture))
     if labels is not None:
-        rows = [f"{number:0{digits}d}.png,{value}" for number, value in enumerate(labels)]
-        (target / "labels.csv").write_text(
-            "\n".join([f"file,{model.schema.condition.name}", *rows]) + "\n", encoding="utf-8"
-        )
+        files = {"file": [f"{number:0{digits}d}.png" for number in range(len(examples))]}
+        _with_labels(model, files, labels).to_csv(target / "labels.csv", index=False)
 
 
 _WRITERS = {"png": _write_png, "csv": _write_csv, "npy": _write_npy, "npz": _write_npz, "folder": _write_folder}

@@ -214,6 +214,11 @@ Points: TypeAlias = Any
 say it again wherever it touches x."""
 
 
+def rows_of(points: Points | None, index: Tensor | slice) -> Points | None:
+    """The examples of that index, of a tensor or of a `Ragged`; None stays None."""
+    return None if points is None else points.rows(index) if isinstance(points, Ragged) else points[index]
+
+
 @dataclass(slots=True)
 class Batch:
     """Examples in model space. `x` is (n, width) or (n, C, H, W), or a `Ragged` of n sequences and N steps.

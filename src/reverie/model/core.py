@@ -6,7 +6,7 @@ import copy
 from typing import Any, Self
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from reverie import catalog
 from reverie.data.codec.maps import Codec
@@ -138,6 +138,6 @@ def _chunk(network: nn.Module, codec: Codec) -> int:
     return max(_CHUNK, min(2**16, _LIGHT_NUMBERS // max(codec.space.width, 1)))
 
 
-def moved(tensor: Tensor | None, device: torch.device) -> Tensor | None:
-    """The tensor on that device, None staying None."""
+def moved(tensor: Any, device: torch.device) -> Any:
+    """The tensor (or `Ragged`) on that device, None staying None."""
     return None if tensor is None else tensor.to(device)

@@ -12,6 +12,7 @@ from reverie.config import check_count, check_seed
 from reverie.data.codec.sequences import SequenceCodec
 from reverie.data.forms.conditions import label_lengths
 from reverie.data.forms.reading import restore_table
+from reverie.data.space import rows_of
 from reverie.data.table import Table
 from reverie.errors import InvalidOption
 from reverie.model.core import Core, moved
@@ -42,7 +43,7 @@ def sample(
     tables = []
     for start in range(0, n, model.chunk):
         rows = min(model.chunk, n - start)
-        part = None if condition is None else condition[start : start + rows].to(model.device)
+        part = moved(rows_of(condition, slice(start, start + rows)), model.device)
         with torch.inference_mode():
             x = model.network.sample(model.noise(seed, "sample", rows, start), part, **options)  # type: ignore[operator]
         tables.append(model.codec.decode(x))
@@ -77,7 +78,7 @@ def sample_sequences(
         if condition is not None and model.intake.per_step:
             part = condition[starts[start] : starts[start] + own.sum()]
         elif condition is not None:
-            part = condition[start : start + rows]
+            part = rows_of(condition, slice(start, start + rows))
         with torch.inference_mode():
             if part is None and model.intake.per_step:
                 drawn = network.draw_labels(model.noise(seed, "labels", rows, start), own)  # type: ignore[operator]

@@ -126,8 +126,9 @@ class _Sequence(nn.Module):
             nn.Embedding(self._levels, width) if self._levels else nn.Linear(slot.space.width, width)
         )
         heads = next(h for h in (4, 2, 1) if width % h == 0)
+        # Without biases: that of the keys cancels in the softmax, and rounding alone would move it.
         self.mix = nn.TransformerEncoderLayer(
-            width, heads, 2 * width, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
+            width, heads, 2 * width, dropout=0.0, activation="gelu", batch_first=True, norm_first=True, bias=False
         )
 
     def forward(self, y: Ragged) -> Steps:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from reverie import catalog
 from reverie.data.codec.condition import ConditionCodec
-from reverie.data.space import Points, Ragged, Space, Wants
+from reverie.data.space import Points, Ragged, Space, Wants, rows_of
 from reverie.data.table import Table
 from reverie.errors import DataError
 from reverie.rng import LatticeNoise, Noise
@@ -48,14 +48,11 @@ class Prepared:
         """The examples of that index, in its order."""
         steps = self.x.steps(index) if isinstance(self.x, Ragged) else index
 
-        def pick(t: Points | None, at: Tensor | slice) -> Points | None:
-            return None if t is None else t.rows(at) if isinstance(t, Ragged) else t[at]
-
         return Prepared(
-            pick(self.x, index),
-            pick(self.observed, steps),
-            pick(self.y, steps if self.labelled_steps else index),
-            pick(self.weight, index),
+            rows_of(self.x, index),
+            rows_of(self.observed, steps),
+            rows_of(self.y, steps if self.labelled_steps else index),
+            rows_of(self.weight, index),
             self.log_det[index],
             self.labelled_steps,
         )

@@ -99,7 +99,13 @@ def _read_columns(fields: Sequence[Field], y: Any, n: int) -> Table:
     absent = [name for name in names if name not in given]
     if absent:
         raise SchemaMismatch(f"y lacks {', '.join(map(repr, absent))}: give y={example}")
-    return Table({field.name: read_condition(field, given[field.name], n) for field in fields}, n)
+    return Table({field.name: _repeated(field, given[field.name], n) for field in fields}, n)
+
+
+def _repeated(field: Field, values: Any, n: int) -> Array:
+    """The column for `n` rows from one value for all or `n` of them; columns of one row are one value."""
+    single = not isinstance(values, str) and hasattr(values, "__len__") and len(values) == 1
+    return np.repeat(read_condition(field, values, 1), n) if single else read_condition(field, values, n)
 
 
 def label_lengths(schema: Schema, y: Any, n: int) -> Array:

@@ -13,8 +13,8 @@ import numpy as np
 
 from reverie.data.digests import files_digest, table_digest
 from reverie.data.forms.arrays import array_column, array_field
-from reverie.data.forms.frames import column_options
 from reverie.data.forms.conditions import infer_y
+from reverie.data.forms.frames import column_options
 from reverie.data.schema import Field, Schema
 from reverie.data.sources.loaded import Asked, Loaded, join_parts
 from reverie.data.table import Array, Table, hint

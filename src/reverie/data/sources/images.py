@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from reverie.data.digests import files_digest, table_digest
-from reverie.data.forms.frames import column_options
 from reverie.data.forms.conditions import infer_y
+from reverie.data.forms.frames import column_options
 from reverie.data.schema import Field, Schema
 from reverie.data.sources.loaded import Asked, Loaded
 from reverie.data.table import Array, Table
