@@ -32,6 +32,14 @@ FLAGS = [
         COMMON,
         fallback="as often as in training",
     ),
+    Flag(
+        "given",
+        tuple[str, ...],
+        (),
+        "Columns to fix, as in --given city=Rome age=40; the others are drawn given these.",
+        COMMON,
+        metavar="COLUMN=VALUE",
+    ),
     Flag("seed", int | None, None, "Seed; the same seed gives the same examples.", COMMON),
     Flag("columns", int | None, None, "Pictures in a row of the grid.", COMMON),
     QUIET,
@@ -55,7 +63,8 @@ def run(argv: list[str], screen: Screen) -> int:
     target = None if out is None else Path(out)
     kind = _kind(model, out)
     y = condition(model, parsed["y"]) if parsed["y"] else None
-    examples, labels = model.sample(n, y=y, seed=parsed["seed"], return_y=True, **parsed.typed(own))
+    given = fixed(model, parsed["given"]) if parsed["given"] else None
+    examples, labels = model.sample(n, y=y, seed=parsed["seed"], return_y=True, given=given, **parsed.typed(own))
     document: dict[str, Any] = {"family": model.family, "n": n, "seed": parsed["seed"], "out": out}
     if target is None:
         text = _csv(model, examples, labels)
@@ -101,7 +110,32 @@ def condition(model: Any, words: tuple[str, ...]) -> Any:
     return {field.name: _values(field, tuple(typed[field.name])) for field in fields if field.name in typed}
 
 
-def _values(field: Any, words: tuple[str, ...]) -> Any:
+def fixed(model: Any, words: tuple[str, ...]) -> dict[Any, Any]:
+    """What was typed after --given as `given`: column names (numbers of columns for an array) and their values."""
+    fields = {field.name: field for field in model.schema.data_fields}
+    frame = model.schema.container == "dataframe"
+    out: dict[Any, Any] = {}
+    for word in words:
+        name, found, value = word.partition("=")
+        known = name in fields if frame else name.isdigit()
+        if not found or not known:
+            close = did_you_mean(name, fields) if frame else ""
+            raise InvalidOption(
+                f"--given: expected COLUMN=VALUE, got {word!r}{close or '.'} Columns: {', '.join(fields)}"
+            )
+        field = fields[name] if frame else next(iter(fields.values()))
+        if field.kind == "datetime":
+            import pandas as pd
+
+            out[field.column_name] = pd.to_datetime(pd.Series([value]))
+        elif field.kind in ("category", "boolean") and not field.shape:
+            out[field.column_name] = _values(field, (value,), flag="--given")
+        else:
+            out[field.column_name if frame else int(name)] = _numbers((value,), 0, flag="--given")
+    return out
+
+
+def _values(field: Any, words: tuple[str, ...], flag: str = "--y") -> Any:
     """The words typed for one condition column as its values."""
     if field.kind == "text":
         return words[0] if len(words) == 1 else list(words)
@@ -116,20 +150,20 @@ def _values(field: Any, words: tuple[str, ...]) -> Any:
     for word in words:
         if word not in by_text:
             shown = ", ".join(list(by_text)[:20])
-            raise InvalidOption(f"--y: no class {word!r}{did_you_mean(word, by_text) or '.'} Classes: {shown}")
+            raise InvalidOption(f"{flag}: no class {word!r}{did_you_mean(word, by_text) or '.'} Classes: {shown}")
     values = [by_text[word] for word in words]
     return values[0] if len(values) == 1 else values
 
 
-def _numbers(words: tuple[str, ...], width: int) -> Any:
+def _numbers(words: tuple[str, ...], width: int, flag: str = "--y") -> Any:
     import numpy as np
 
     try:
         values = np.array([[float(part) for part in word.split(",")] for word in words])
     except ValueError:
-        raise InvalidOption(f"--y: expected numbers, got {' '.join(words)!r}") from None
+        raise InvalidOption(f"{flag}: expected numbers, got {' '.join(words)!r}") from None
     if values.shape[1] != max(width, 1):
-        raise InvalidOption(f"--y: expected {max(width, 1)} numbers with commas between, got {words[0]!r}")
+        raise InvalidOption(f"{flag}: expected {max(width, 1)} numbers with commas between, got {words[0]!r}")
     if width:
         return values[0] if len(values) == 1 else values
     return float(values[0, 0]) if len(values) == 1 else values[:, 0]

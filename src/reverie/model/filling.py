@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -31,22 +31,31 @@ def impute(model: Core, X: Any, y: Any = None, *, n_draws: int | None = None, se
 
 def impute_once(model: Core, X: Any, y: Any, draw: int | None, seed: int) -> Any:
     """X with one completion: draw number `draw`, or the best guess for None."""
-    tables = []
-    for start, raw in model.intake.tables(X, y, model.chunk, filling=True):
-        prepared = model.intake.prepare(raw, y is not None, holes=True)
+    tables = model.intake.tables(X, y, model.chunk, filling=True)
+    return restore_table(model.schema, completions(model, tables, y is not None, draw, seed))
+
+
+def completions(
+    model: Core, tables: Iterable[tuple[int, Table]], with_y: bool, draw: int | None, seed: int, name: str = "impute"
+) -> Table:
+    """The rows of these tables, each after the number of its first row, with what they miss filled in; `name` is that of the
+    noise."""
+    out = []
+    for start, raw in tables:
+        prepared = model.intake.prepare(raw, with_y, holes=True)
         middle = draw is None and model.codec.lowers  # best guesses start from the middle of every cell
-        within: Noise = model.noise(seed, "impute noise", len(prepared), start)
+        within: Noise = model.noise(seed, f"{name} noise", len(prepared), start)
         x = model.codec.noise(prepared.x, LatticeNoise(len(prepared), 0, 1) if middle else within)
         observed = prepared.observed
         if observed is not None:
             x, observed, condition = x.to(model.device), observed.to(model.device), moved(prepared.y, model.device)
             chains = getattr(model.network, "mean_chains", 1) if draw is None else 1
-            names = [f"impute {draw}", *(f"impute {draw}, chain {chain}" for chain in range(1, chains))]
-            noises = [model.noise(seed, name, len(prepared), start) for name in names]
+            names = [f"{name} {draw}", *(f"{name} {draw}, chain {chain}" for chain in range(1, chains))]
+            noises = [model.noise(seed, stream_name, len(prepared), start) for stream_name in names]
             with torch.inference_mode():
                 x = completed(model, x, observed, condition, noises, mean=draw is None)
-        tables.append(model.schema.fill(raw, model.codec.decode(x, means=draw is None)))
-    return restore_table(model.schema, Table.concat(tables))
+        out.append(model.schema.fill(raw, model.codec.decode(x, means=draw is None)))
+    return Table.concat(out)
 
 
 def completed(model: Core, x: Any, observed: Tensor, y: Tensor | None, noises: Sequence[Noise], *, mean: bool) -> Any:

@@ -108,6 +108,11 @@ class Intake:
         given = condition.draw(RowNoise(stream(seed, "y"), n)) if y is None else read_y(self.schema, y, n)
         return self.codec.encode_condition(given), restore_y(self.schema, given)
 
+    def read_y(self, y: Any, n: int) -> Table:
+        """The condition columns of a given y, for n examples."""
+        self._refuse_y(y)
+        return read_y(self.schema, y, n)
+
     def labels(self, table: Table, values: NDArray[Any]) -> Any:
         """Values of the one condition column in the user's form; for labels per step in the order of the user's rows."""
         assert self.schema.condition is not None

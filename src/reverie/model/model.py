@@ -32,15 +32,18 @@ class Model(Core):
         seed: int | None = None,
         return_y: bool = False,
         length: int | None = None,
+        given: Any = None,
         **options: Any,
     ) -> Any:
         """Draw `n` examples, in the form of the training data.
 
-        y: one value for all rows, or n of them; without it a conditional model draws y as often as it occurred in
-        training (`return_y=True` returns (examples, y)). Sequences have `length` steps, or as many as training
+        y: one value for all rows, or n of them (`{column: value}` where y is several columns); without it a conditional
+        model draws y as often as it occurred in training (`return_y=True` returns (examples, y)). given: {column: one
+        value, or n of them} (numbers of columns for an array) fixes those columns, and the others are drawn from
+        p(others | given), exactly where the family can, else as it imputes; y then is drawn from p(y | given). Sequences have `length` steps, or as many as training
         sequences had. options are the family's (`model.sample_options`).
         """
-        return sampling.sample(self, n, y=y, seed=seed, return_y=return_y, length=length, **options)
+        return sampling.sample(self, n, y=y, seed=seed, return_y=return_y, length=length, given=given, **options)
 
     @property
     def sample_options(self) -> dict[str, Any]:

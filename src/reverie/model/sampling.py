@@ -16,6 +16,7 @@ from reverie.data.space import rows_of
 from reverie.data.table import Table
 from reverie.errors import InvalidOption
 from reverie.model.core import Core, moved
+from reverie.model.given import sample_given
 from reverie.model.intake import one_hot
 from reverie.rng import RowNoise, stream
 
@@ -28,6 +29,7 @@ def sample(
     seed: int | None = None,
     return_y: bool = False,
     length: int | None = None,
+    given: Any = None,
     **options: Any,
 ) -> Any:
     """See `Model.sample`."""
@@ -35,6 +37,11 @@ def sample(
     check_count(n, "n")
     model.check_options("sample", options)
     seed = secrets.randbits(62) if seed is None else check_seed(seed)
+    if given is not None and not (hasattr(given, "__len__") and len(given) == 0):
+        if options or length is not None:
+            extra = ", ".join([*options, *["length"] * (length is not None)])
+            raise InvalidOption(f"{extra}: beside given there are no such options; leave them out")
+        return sample_given(model, n, given, y, seed, return_y)
     if model.codec.space.sequence:
         return sample_sequences(model, n, y, seed, return_y, length, options)
     if length is not None:
