@@ -9,6 +9,7 @@ PIPARGS ?=
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO := demo
+JOBS ?= 2
 
 .PHONY: setup demo picture test test-all lint stubs bench peers clean
 
@@ -33,10 +34,10 @@ picture: demo
 	cp $(DEMO)/demo.png docs/images/demo.png
 
 test: $(STAMP)
-	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered
+	$(BIN)/python -m pytest -n $(JOBS) --cov --cov-report=term:skip-covered
 
 test-all: $(STAMP)
-	$(BIN)/python -m pytest -m "slow or not slow"
+	$(BIN)/python -m pytest -n $(JOBS) -m "slow or not slow"
 
 lint: $(STAMP)
 	$(BIN)/ruff check

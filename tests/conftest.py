@@ -30,6 +30,17 @@ def real_data() -> Path:
 
 
 @pytest.fixture
+def guided_family() -> Iterator[str]:
+    """The family of joints.py, in the catalog for this test only."""
+    from joints import ROW
+    from reverie import catalog
+
+    catalog.register(ROW)
+    yield ROW.name
+    catalog.families().pop(ROW.name)
+
+
+@pytest.fixture
 def stack_family() -> Iterator[str]:
     """The two-phase family of families.py, in the catalog for this test only."""
     from families import STACK_ROW

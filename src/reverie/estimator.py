@@ -19,7 +19,7 @@ from reverie.data.batches import Batches
 from reverie.data.codec.negotiate import fit_codec, with_condition
 from reverie.data.dataset import Dataset
 from reverie.data.schema import Schema
-from reverie.data.sources.load import as_dataset
+from reverie.data.sources.load import as_dataset, as_dataset_like
 from reverie.data.space import Space, Wants
 from reverie.errors import Diverged, Interrupted, InvalidOption
 from reverie.learning import launch
@@ -84,7 +84,7 @@ class Estimator(ABC):
         exactly. Raises `UnsupportedData`, `DataError`, `InvalidOption`, `RunConflict`, `Diverged`, `Interrupted`.
         """
         training = self._training(training, overrides)
-        data = as_dataset(X, y)
+        data = as_dataset(X, y) if not isinstance(start, Model) else as_dataset_like(start.schema, X, y)
         job = Job(self, data, training, start, check_seed(seed), None if resume is None else Path(resume))
         if training.devices > 1 and not in_worker():
             return _fit_in_processes(job)
@@ -263,7 +263,7 @@ def finetune(model: Model, X: Any, y: Any = None, **options: Any) -> Model:
     With its own recipe, but for options of it given here beside those of training; a family that can be trained further
     with labels (a deep belief net's layers unrolled into a classifier, say) is, when y comes to a model without.
     """
-    data = as_dataset(X, y)
+    data = as_dataset_like(model.schema, X, y)
     recipe = model.estimator.tuned(labelled=bool(data.schema.conditions) and not model.schema.conditions)
     changes = {name: options.pop(name) for name in list(options) if name in config.options(type(recipe))}
     return config.replace(recipe, **changes).fit(data, start=model, **options)  # type: ignore[no-any-return]

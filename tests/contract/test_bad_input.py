@@ -291,6 +291,8 @@ CAUSES = [
           r"gan can't log_prob; families that can: gmm"),
     Cause("attribution of pictures", [f for f in PICTURES if rv.catalog.family(f).holes],
           lambda f: fitted(f, "grey images").anomaly_attribution(grey_images(3, 0)), Unsupported, "columns of tables, not for image"),
+    Cause("a device that is not there", [] if torch.cuda.is_available() else FAMILIES, lambda f: model(f).to("cuda"), InvalidOption,
+          "device 'cuda': no CUDA device is visible"),
     Cause("a device of no such name", FAMILIES, lambda f: model(f).to("banana"), InvalidOption, "no such device as 'banana'"),
     Cause("densities of repeated values", ["naive_bayes"],
           lambda f: fit(f, integer_table(60, 0), recipe={"numeric": "density"}).log_prob(integer_table(60, 0)), Unsupported,

@@ -233,6 +233,17 @@ def test_masks_keep_their_zeros():
     assert (ring[~np.array(allowed)] == 0).all()
 
 
+def test_states_are_as_many_as_the_classes():
+    X, _ = draw(20, 20, 40)
+    y = [["rain" if step % 3 == 0 else "sun" if step % 3 == 1 else "snow" for step in range(len(x))] for x in X]
+    labelled = HMM().fit(X, y, epochs=2)
+    assert labelled.info["resolved"]["states"] == 3
+    assert labelled.predict_proba(X[:1])[0].shape[1] == 3
+    assert HMM().fit(X, epochs=2).info["resolved"]["states"] == 4
+    allowed = ((True, True), (True, True))
+    assert HMM(allowed=allowed).fit(X, epochs=2).info["resolved"]["states"] == 2
+
+
 def test_a_weight_counts_like_so_many_sequences():
     X, _ = draw(12, 5, 15)
     weights = np.array([1, 2, 3] * 4)

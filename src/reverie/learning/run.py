@@ -96,13 +96,20 @@ def pick_device(name: str, rank: int = 0) -> torch.device:
     """The device of that name; "auto" takes CUDA when present. Raises `InvalidOption` when it is not there."""
     if name == "auto":
         return torch.device("cuda", rank) if torch.cuda.is_available() else torch.device("cpu")
-    if name == "cuda":
-        if not torch.cuda.is_available():
-            raise InvalidOption("device 'cuda': no CUDA device is visible to torch; use device='cpu' or 'auto'")
-        return torch.device("cuda", rank)
-    if name == "mps" and not torch.backends.mps.is_available():
+    return present(torch.device("cuda", rank) if name == "cuda" else torch.device(name))
+
+
+def present(device: torch.device) -> torch.device:
+    """The device itself. Raises `InvalidOption` when this machine, or this build of torch, has none like it."""
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise InvalidOption("device 'cuda': no CUDA device is visible to torch; use device='cpu' or 'auto'")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise InvalidOption(f"device '{device}': torch sees {torch.cuda.device_count()} CUDA devices, numbered from 0")
+    if device.type == "mps" and not torch.backends.mps.is_available():
         raise InvalidOption("device 'mps': not available on this machine; use device='cpu' or 'auto'")
-    return torch.device(name)
+    if device.type not in ("cpu", "cuda", "mps"):
+        raise InvalidOption(f"device: no such device as '{device}' here; give 'cpu', 'cuda' or 'mps'")
+    return device
 
 
 def in_worker() -> bool:

@@ -12,6 +12,7 @@ from reverie import catalog
 from reverie.data.codec.maps import Codec
 from reverie.data.schema import Schema
 from reverie.errors import InvalidOption, Unsupported, did_you_mean
+from reverie.learning.run import present
 from reverie.model.capabilities import discover, keyword_options
 from reverie.model.intake import Intake
 from reverie.rng import RowNoise, stream
@@ -87,9 +88,9 @@ class Core:
             place = torch.device(device)
         except (RuntimeError, TypeError):
             raise InvalidOption(f"device: no such device as {device!r}; give 'cpu', 'cuda' or 'mps'") from None
-        moved = copy.copy(self)
-        moved.network = copy.deepcopy(self.network).to(place)
-        return moved
+        there = copy.copy(self)
+        there.network = copy.deepcopy(self.network).to(present(place))
+        return there
 
     @property
     def classes(self) -> tuple[Any, ...]:

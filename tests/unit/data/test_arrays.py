@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+import reverie as rv
 from reverie.data.forms.reading import infer, read_table, restore_table
 from reverie.data.schema import Schema
 from reverie.errors import SchemaMismatch
@@ -16,6 +17,19 @@ RNG = np.random.default_rng(0)
 def block(dtype):
     values = RNG.integers(0, 2 if dtype is bool else 100, (5, 3))
     return values.astype(dtype)
+
+
+def test_whole_numbers_0_and_1_are_black_and_white():
+    """A model of them sees bits, samples come back as 0 and 1, and 255 is no pixel of theirs."""
+    X = (RNG.random((40, 4, 4)) < 0.5).astype(np.uint8)
+    field = infer(X)[0].data_fields[0]
+    assert (field.low, field.high) == (0.0, 1.0)
+    made = rv.RBM(hidden=4).fit(X, epochs=2).sample(20, seed=0)
+    assert made.dtype == np.uint8
+    assert set(np.unique(made)) == {0, 1}
+    with pytest.raises(SchemaMismatch, match="0 to 1 in the schema"):
+        read_table(infer(X)[0], X * 255)
+    assert infer(X * 2)[0].data_fields[0].high == 255
 
 
 ARRAYS = [
@@ -34,6 +48,7 @@ ARRAYS = [
     *[(RNG.integers(0, 256, (5, 4, 6, c)).astype(np.uint8), "image", "images") for c in (1, 2, 3, 4)],
     (RNG.integers(0, 65536, (5, 4, 6)).astype(np.uint16), "image", "images"),
     (RNG.random((5, 4, 6)) < 0.5, "image", "images"),
+    *[(RNG.integers(0, 2, (5, 4, 6)).astype(t), "image", "images") for t in (np.uint8, np.uint16)],
     (RNG.random((5, 4, 6, 3)), "image", "images"),
     (np.float32(RNG.random((5, 4, 6))), "image", "images"),
     (np.where(RNG.random((5, 4, 6)) < 0.2, np.nan, RNG.random((5, 4, 6))), "image", "images"),

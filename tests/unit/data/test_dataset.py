@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import reverie as rv
 from reverie.data.dataset import Dataset
 from reverie.data.digests import row_digests
 from reverie.data.forms.reading import infer
@@ -177,12 +178,42 @@ def test_warnings_say_what_is_worth_a_look():
     assert "constant columns: 'c' (1)" in text
     assert "'id' has 200 categories in 200 rows" in text
     assert "roles={'id': 'id'}" in text
-    dark = as_dataset(np.ones((3, 4, 4), np.uint8))
-    assert "astype(bool)" in dark.warnings[0]
+    assert as_dataset(np.ones((3, 4, 4), np.uint8)).warnings == []  # black and white
+    assert "all black" in as_dataset(np.zeros((3, 4, 4), np.uint8)).warnings[0]
+    assert "give X / 2" in as_dataset(np.full((3, 4, 4), 2, np.uint8)).warnings[0]
     assert "give X / 16" in as_dataset(np.full((3, 4, 4), 16, np.uint8)).warnings[0]
     assert as_dataset(np.full((3, 4, 4), 64, np.uint8)).warnings == []
     crowd = as_dataset(np.zeros((n, 2)) + np.arange(n)[:, None], list(range(n)))
     assert "kinds={'y': 'number'}" in crowd.warnings[0]
+
+
+def test_a_string_is_a_text_where_it_can_be_no_path():
+    """A line break, or more bytes than a path (4096) or a part of one (255) may have; names and paths stay what they are."""
+    texts = ["to be\nor not", "word " * 1000, "é" * 128, "a/" * 2500]
+    for text in texts:
+        assert as_dataset(text).X == load_data(text, split=None).X == [text]
+    assert load_data(texts[0]).origin is None
+    model = rv.HMM(states=2).fit(texts[0], epochs=2)
+    assert isinstance(model.sample(1, seed=0)[0], str)
+    np.testing.assert_array_equal(model.log_prob(texts[0]), model.log_prob([texts[0]]))
+    for path in ("no such file", "é" * 127, "folder/" + "b" * 200):
+        with pytest.raises(DataError, match=r"no file|no data set|there is no"):
+            as_dataset(path)
+
+
+def test_rows_that_continue_a_model_s_data_are_read_by_its_schema():
+    """Grey levels of 17, of which the new rows show 9; two of three categories; labels for a model without."""
+    digits = load_data("digits", False)
+    model = rv.VAE(latent=2).fit(digits.train, epochs=1)
+    assert model.schema.data_fields[0].high == 16
+    later = rv.finetune(model, digits.X[:60].clip(0, 8), epochs=1)
+    assert later.schema.data_fields[0].high == 16
+    assert rv.VAE(latent=2).fit(digits.X[:60], start=model, epochs=1).schema == later.schema
+    frame = pd.DataFrame({"a": ["x", "y", "z"] * 20, "b": np.arange(60.0) ** 1.5})
+    mixture = rv.TableMixture(components=2).fit(frame, epochs=3)
+    assert rv.finetune(mixture, frame[frame["a"] != "z"], epochs=1).schema.field("a").categories == ("x", "y", "z")
+    with pytest.raises(SchemaMismatch, match="0 to 16 in the schema"):
+        rv.finetune(model, digits.X[:60] * 2, epochs=1)
 
 
 def test_check_same():

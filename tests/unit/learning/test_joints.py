@@ -18,7 +18,10 @@ from reverie.data.dataset import Dataset
 from reverie.data.sources.load import as_dataset
 from reverie.errors import DataError, Interrupted, SchemaMismatch, UnsupportedData
 
-WORDS = {"left": (0, 4), "right": (4, 8)}
+
+@pytest.fixture(autouse=True)
+def _guided(guided_family: str) -> None:
+    """The throwaway family is in the catalog."""
 
 
 def pictures(n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

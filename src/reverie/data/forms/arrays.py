@@ -135,6 +135,8 @@ def _image_field(X: Array, name: str, dtype: str, kind: str | None, value_range:
     low, high = value_range or {"b": (0.0, 1.0), "f": (0.0, 1.0)}.get(X.dtype.kind, (0.0, 255.0))
     if value_range is None and X.dtype == np.uint16:
         high = 65535.0
+    if value_range is None and X.dtype in (np.uint8, np.uint16) and _brightest(X) == 1:
+        high = 1.0  # whole numbers 0 and 1 are black and white
     if X.dtype.kind == "b" or X.dtype in (np.uint8, np.uint16):
         return Field(name, "image", shape=tuple(X.shape[1:]), dtype=dtype, low=low, high=high)
     smallest, largest, nullable = np.inf, -np.inf, False
@@ -162,6 +164,16 @@ def _image_field(X: Array, name: str, dtype: str, kind: str | None, value_range:
             advice = "rescale them, and if these are no images but sequences, give a list of (T, d) arrays"
         raise DataError(f"float images must lie in [0, 1], these go from {smallest:g} to {largest:g}: {advice}")
     return Field(name, "image", shape=tuple(X.shape[1:]), dtype=dtype, nullable=nullable, low=low, high=high)
+
+
+def _brightest(X: Array) -> int:
+    """The largest pixel, or 2 as soon as one is larger than 1."""
+    largest = 0
+    for _, piece in pieces(X):
+        largest = max(largest, int(piece.max()))
+        if largest > 1:
+            return 2
+    return largest
 
 
 def check_image_shape(shape: tuple[int, ...], dtype: str, error: type[DataError] = DataError) -> None:

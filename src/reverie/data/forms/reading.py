@@ -175,6 +175,8 @@ def read_table(
 
 
 def _read_plain(field: Field, X: Any) -> Any:
+    if field.kind == "text" and isinstance(X, str):
+        return [X]
     wants_list = field.kind in ("text", "sequence")
     if wants_list and isinstance(X, list | tuple) and len(X) == 0:
         return []
@@ -258,11 +260,7 @@ def data_warnings(schema: Schema, table: Table) -> list[str]:
         if field.kind == "image" and field.high is not None and column.dtype == np.uint8 and column.size:
             largest = int(column.max())
             if largest <= field.high / 4 and field.high > 1:
-                advice = (
-                    "for black and white give X.astype(bool)"
-                    if largest <= 1
-                    else f"if that is white, give X / {largest}"
-                )
+                advice = f"if that is white, give X / {largest}" if largest else "they are all black"
                 out.append(f"no pixel is above {largest}, though {field.high:g} is possible: {advice}")
         if field.kind in ("number", "integer") and not field.shape and table.n > 1:
             present = column[~np.isnan(column)]

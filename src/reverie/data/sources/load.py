@@ -11,8 +11,10 @@ import numpy as np
 import torch
 
 from reverie.data.dataset import Dataset
+from reverie.data.forms.conditions import infer_y
 from reverie.data.forms.long import infer_long
-from reverie.data.forms.reading import data_warnings, infer, is_frame
+from reverie.data.forms.reading import data_warnings, infer, is_frame, read_table, step_lengths
+from reverie.data.schema import Schema
 from reverie.data.sources.bundled import NAMES, read_hub, read_named
 from reverie.data.sources.files import read_delimited, read_npy, read_npz, read_text
 from reverie.data.sources.idx import image_files, is_idx, read_idx
@@ -24,6 +26,8 @@ from reverie.data.table import Array, hint
 from reverie.errors import DataError, InvalidOption
 from reverie.rng import stream
 
+_LONGEST_NAME, _LONGEST_PATH = 255, 4096
+"""Bytes that a part of a path, and a path, may have."""
 _READ = "csv, tsv, txt (each also .gz), parquet, npz, npy, IDX, or a folder of pictures, Parquet or IDX files"
 
 
@@ -51,7 +55,8 @@ def load_data(
     Args:
         source: a name (digits, iris, wine, breast_cancer, diabetes, two_moons, ring8, grid25, mnist, fashion_mnist,
             `hf:owner/name`), a path (CSV, TSV, txt, Parquet, npz, npy, IDX; a folder of pictures), or a DataFrame,
-            array, tensor, list of texts or arrays, torch Dataset. A name wins over a file; say `./digits` for the file.
+            array, tensor, list of texts or arrays, torch Dataset. A name wins over a file; say `./digits` for the file. A
+            string with a line break, or longer than a path may be, is a text itself.
         y: labels or numbers, one per row, or the name of a column or npz entry; False leaves out the labels that the
             source came with.
         roles, kinds: per column, see `infer`. A column named by `group` or `time` gets that role.
@@ -86,14 +91,14 @@ def load_data(
     asked = Asked(
         None if y is False else y, asked_roles, dict(kinds or {}), in_memory, image_size, mode, tuple(missing)
     )
-    loaded, order = _open(source, asked, root), time
+    loaded, order = _open([source] if is_text(source) else source, asked, root), time
     if sequences is None:
         data = _dataset(loaded, asked)
     else:
         data, time = _long(loaded, asked, sequences, time), None  # time sorts the steps; it splits nothing
     data = _sampled(data.without_y() if y is False else data, loaded.splits, max_rows, seed)
     data = _parted(data, split, fractions, group, time, seed)
-    if isinstance(source, str | Path) and (y is None or isinstance(y, str | bool)):
+    if (isinstance(source, Path) or _names_source(source)) and (y is None or isinstance(y, str | bool)):
         given: dict[str, Any] = {
             "y": y,
             "roles": roles,
@@ -120,10 +125,45 @@ def as_dataset(
         if y is not None or roles or kinds:
             raise DataError("X is a Dataset already, with its own schema: give y, roles and kinds when you make it")
         return X
+    if is_text(X):
+        X = [X]
     if isinstance(X, str | Path) or is_torch_dataset(X):
         return load_data(X, y, roles=roles, kinds=kinds, split="random" if isinstance(X, str | Path) else None)
     schema, table = infer(X, y, roles=roles, kinds=kinds)
     return Dataset(schema, table, warnings=data_warnings(schema, table))
+
+
+def as_dataset_like(schema: Schema, X: Any, y: Any = None) -> Dataset:
+    """`as_dataset` of rows that continue data of this schema: what comes without one of its own (frames, arrays, lists) is read
+    by it, so that ranges of pixels and categories are the old ones though these rows may not show them all.
+
+    Raises `SchemaMismatch` where they are other data.
+    """
+    own = isinstance(X, Dataset | Path) or _names_source(X) or is_torch_dataset(X)
+    inside = y is not None and not schema.conditions and isinstance(y, str | int | list | tuple) and is_frame(X)
+    if own or inside:
+        return as_dataset(X, y)
+    fresh = y is not None and not schema.conditions
+    table = read_table(schema, X, None if fresh else y)
+    if fresh:
+        first = schema.data_fields[0]
+        lengths = step_lengths(first, table[first.name])
+        beside = infer_y(y, table.n, taken=schema.names, kinds={}, lengths=lengths)
+        schema = Schema((*schema.fields, *beside), schema.container)
+        table = table.with_columns({field.name: column for field, column in beside.items()})
+    return Dataset(schema, table, warnings=data_warnings(schema, table))
+
+
+def is_text(source: Any) -> bool:
+    """Is this a text, and not a path or a name: it has a line break, or is longer than a path (or a part of one) may be."""
+    if not isinstance(source, str):
+        return False
+    part = max((len(part.encode()) for part in source.replace("\\", "/").split("/")), default=0)
+    return "\n" in source or "\r" in source or part > _LONGEST_NAME or len(source.encode()) > _LONGEST_PATH
+
+
+def _names_source(X: Any) -> bool:
+    return isinstance(X, str) and not is_text(X)
 
 
 def sequences(

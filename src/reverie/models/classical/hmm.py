@@ -8,7 +8,8 @@ some, name states and take part as known.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, ClassVar, Literal
+from dataclasses import replace
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -40,6 +41,8 @@ from reverie.probability.gaussians.parameters import probabilities
 from reverie.probability.latent.chain import Chain, StepNoise
 from reverie.rng import LatticeNoise, RowNoise, stream
 
+_STATES = 4
+
 
 @recipe
 class HMM(Estimator):
@@ -48,8 +51,9 @@ class HMM(Estimator):
     family: ClassVar[str] = "hmm"
     defaults: ClassVar[dict[str, Any]] = {"epochs": 100, "batch_size": 4096}
 
-    states: int = Field(default=4, ge=1)
-    """Number of hidden states; with labels per step the first ones are the classes."""
+    states: Annotated[int, Field(ge=1)] | None = None
+    """Number of hidden states; with labels per step the first ones are the classes. By default as many as there are
+    classes, or as `allowed` has, else 4."""
     covariance: Literal["full", "tied", "diag", "spherical", "low-rank"] = "diag"
     """Shape of each state's covariance over the numeric columns."""
     rank: int = Field(default=2, ge=1)
@@ -86,9 +90,10 @@ class HMM(Estimator):
 
     def __post_init__(self) -> None:
         if self.allowed is not None:
-            mask = np.array([list(row) + [False] * (self.states - len(row)) for row in self.allowed], dtype=bool)
-            if len(self.allowed) != self.states or any(len(row) != self.states for row in self.allowed):
-                raise InvalidOption(f"allowed: expected a {self.states} x {self.states} matrix of True and False")
+            size = self.states or len(self.allowed)
+            if len(self.allowed) != size or any(len(row) != size for row in self.allowed):
+                raise InvalidOption(f"allowed: expected a {size} x {size} matrix of True and False")
+            mask = np.array(self.allowed, dtype=bool)
             if not mask.any(1).all():
                 raise InvalidOption(
                     f"allowed: state {int(np.argmin(mask.any(1)))} has no move; allow it to stay at least"
@@ -119,7 +124,14 @@ class HMM(Estimator):
             dtype=self.dtype,
         )
 
+    def resolve(self, space: Space) -> Self:
+        if self.states is not None:
+            return self
+        classes = space.condition.width if space.condition else 0
+        return replace(self, states=len(self.allowed or ()) or classes or _STATES)
+
     def build(self, space: Space) -> Chain:
+        assert self.states is not None  # resolved
         floor = torch.full((space.width,), 1e-6, dtype=torch.float64)
         for block in space.spans("real"):
             if self.floor is not None:
@@ -145,7 +157,7 @@ class HMM(Estimator):
         emission = Grouped(self.states, self.mixture, members) if self.mixture > 1 else members(self.states)
         return Chain(
             emission,
-            self._mask(),
+            self._mask(self.states),
             space.torch_dtype,
             classes=classes,
             prior=self.transition_prior,
@@ -155,15 +167,15 @@ class HMM(Estimator):
             restarts=self.restarts,
         )
 
-    def _mask(self) -> Tensor:
+    def _mask(self, states: int) -> Tensor:
         if self.allowed is not None:
             return torch.tensor(self.allowed)
         if self.topology == "any":
-            return torch.ones(self.states, self.states, dtype=torch.bool)
-        ahead = torch.eye(self.states).roll(1, 1).bool()
+            return torch.ones(states, states, dtype=torch.bool)
+        ahead = torch.eye(states).roll(1, 1).bool()
         if self.topology == "left-to-right":
             ahead[-1] = False
-        return torch.eye(self.states).bool() | ahead
+        return torch.eye(states).bool() | ahead
 
     def phases(self, network: nn.Module, run: Run, *, fresh: bool) -> list[Phase]:
         return em_phases(network, run, fresh=fresh, tol=self.tol, stepwise=self.stepwise, memory=self.memory)
