@@ -10,6 +10,7 @@ import pytest
 from scipy import stats
 
 import reverie as rv
+from reverie.data.sources.load import as_dataset
 from reverie.errors import InvalidOption, SchemaMismatch, Unsupported
 from reverie.model.model import Model
 
@@ -103,6 +104,44 @@ def test_a_class_is_drawn_given_the_rest() -> None:
     assert abs(share - exact) < 0.05 + 5 * np.sqrt(exact * (1 - exact) / 3000)
     rome = model.sample(500, given={"h": 2.0}, y="Rome", seed=0)
     assert (rome["h"] == 2.0).all()
+
+
+def test_a_class_is_drawn_where_no_class_can_make_what_is_given() -> None:
+    """Halves between the whole numbers of training: every class gives them density 0, and none is favoured by that."""
+    rng = np.random.default_rng(0)
+    X = pd.DataFrame({"k": rng.integers(0, 9, 400).astype(float), "v": rng.normal(size=400)})
+    model = rv.VAE(latent=2).fit(X, np.where(X["k"] > 4, "high", "low"), epochs=60, seed=0)
+    _, y = model.sample(400, given={"k": 7.5}, return_y=True, seed=0)
+    assert (np.asarray(y) == "high").mean() > 0.9
+
+
+def test_what_is_given_does_not_depend_on_the_chunk() -> None:
+    model = fitted("labelled vae")
+    given = {"h": np.linspace(-1, 5, 40)}
+    whole, y = model.sample(40, given=given, return_y=True, seed=5)
+    model.chunk, before = 16, model.chunk
+    cut, y_cut = model.sample(40, given=given, return_y=True, seed=5)
+    model.chunk = before
+    pd.testing.assert_frame_equal(whole, cut)
+    assert list(y) == list(y_cut)
+
+
+def test_columns_of_codes_and_machines_that_predict() -> None:
+    rng = np.random.default_rng(0)
+    codes = rng.integers(3, 6, (300, 3))
+    codes[:, 2] = codes[:, 0]
+    mixture = rv.CategoricalMixture(components=3).fit(as_dataset(codes, kinds={"x": "category"}), epochs=200)
+    made = mixture.sample(200, given={0: 4, -2: 5}, seed=0)
+    assert (made[:, 0] == 4).all()
+    assert (made[:, 1] == 5).all()
+    assert set(np.unique(made[:, 2])) <= {3, 4, 5}
+    with pytest.raises(SchemaMismatch, match="column 0"):
+        mixture.sample(2, given={0: 9})
+    bits = rng.random((60, 6)) < 0.5
+    head = rv.finetune(rv.DBN(hidden=(4, 3)).fit(bits, epochs=2), bits, np.where(bits[:, 0], "a", "b"), epochs=2)
+    made, y = head.sample(5, given={0: True}, return_y=True, seed=0)
+    assert made[:, 0].all()
+    assert y is None  # as without given: y is what it says of x, and no part of a sample
 
 
 def test_arrays_go_by_number_and_machines_walk() -> None:

@@ -69,9 +69,10 @@ class Conditioner(nn.Module):
         if self.kind != "picture":
             return self.vector(y, given)[:, :, None, None].expand(-1, -1, *size)
         found: Tensor = self.reader(y)
-        if tuple(found.shape[2:]) != tuple(size):
-            smaller = found.shape[2] > size[0] or found.shape[3] > size[1]
-            found = F.interpolate(found, size, mode="area" if smaller else "bilinear", **({} if smaller else {"align_corners": False}))  # fmt: skip
+        if found.shape[2] > size[0] or found.shape[3] > size[1]:
+            found = F.adaptive_avg_pool2d(found, size)
+        elif tuple(found.shape[2:]) != tuple(size):
+            found = F.interpolate(found, size, mode="bilinear", align_corners=False)
         return self._or_absent(found, given, 3)
 
     def steps(self, y: Points, given: Tensor | None = None) -> Steps:

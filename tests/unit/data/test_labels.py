@@ -43,6 +43,26 @@ def test_labels_become_categories_and_come_back(y, categories):
     assert read_y(schema, one, 4)[field.name].tolist() == [table[field.name][0]] * 4
 
 
+def test_columns_of_y_beside_x():
+    """A mapping or data frame is several fields, whose kinds go by name; a Series is one, whatever its values are called."""
+    y = pd.DataFrame({"sex": ["F", "M"] * 3, "age": np.arange(6.0)})
+    with pytest.raises(DataError, match=r"kinds=\{'age': 'number'\}"):
+        infer(X, y)
+    for given in (y, y.to_dict("list")):
+        schema, table = infer(X, given, kinds={"age": "number"})
+        assert [field.kind for field in schema.conditions] == ["category", "number"]
+        assert schema.condition is None
+        pd.testing.assert_frame_equal(restore_y(schema, table), y, check_dtype=False)
+    for beside in (X, pd.DataFrame(X, columns=["a", "b"])):
+        with pytest.raises(DataError, match="no column 'F'"):
+            infer(beside, y["sex"], kinds={"F": "number"})
+    frame = pd.DataFrame({"a": np.arange(4.0), "b": list("xyxy"), "c": list("uuvv")})
+    assert [field.name for field in infer(frame, ["b", "c"])[0].conditions] == ["b", "c"]
+    assert infer(frame, ["b", "c", "b", "c"])[0].condition.name == "y"  # labels, one for each row
+    with pytest.raises(DataError, match="'d' is no column"):
+        infer(frame, ["b", "d"])
+
+
 def test_numbers_and_vectors():
     y = np.float32([0.5, 1.5, 2.5, 3.25, 0, 1])
     schema, table = infer(X, y)

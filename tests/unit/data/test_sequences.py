@@ -202,6 +202,18 @@ def test_bad_labels_per_step(y, words):
         assert word in str(caught.value), (word, str(caught.value))
 
 
+def test_kinds_of_a_y_beside_sequences():
+    """Labels per step stay so when `kinds` says category; sequences of their own are what it says to be sequences."""
+    X = [np.arange(3.0), np.arange(2.0)]
+    labels = [[0, 1, 0], [1, 1]]
+    asked, _ = infer(X, labels, kinds={"y": "category"})
+    assert asked == infer(X, labels)[0]
+    assert not asked.condition.whole
+    whole, table = infer(X, [["a"], ["b", "a", "a"]], kinds={"y": "sequence"})
+    assert whole.condition.whole
+    assert restore_y(whole, table) == [["a"], ["b", "a", "a"]]
+
+
 def test_later_labels_and_sequences_are_checked():
     schema, _ = infer(X2, [["a", "b", None], ["b", "b"]])
     cases = [

@@ -3,6 +3,7 @@ two processes as by one."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,12 @@ import torch
 
 import joints
 import reverie as rv
+from reverie.data.codec.negotiate import codec_from_json, fit_codec
 from reverie.data.dataset import Dataset
 from reverie.data.sources.load import as_dataset
+from reverie.data.space import Block, Condition, Space
 from reverie.errors import DataError, Interrupted, SchemaMismatch, UnsupportedData
+from reverie.nn.conditioning import Conditioner
 
 
 @pytest.fixture(autouse=True)
@@ -116,6 +120,31 @@ def test_two_processes_equal_one(name: str) -> None:
     two = joints.Guided().fit(data, epochs=1, batch_size=50, devices=2)
     for a, b in zip(one.network.parameters(), two.network.parameters(), strict=True):
         torch.testing.assert_close(a, b, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("size", [(4, 4), (8, 8), (3, 11), (16, 16)])
+def test_a_picture_becomes_a_map_of_any_size(size: tuple[int, int]) -> None:
+    """And a row without its y gets the same learned feature everywhere, in every form."""
+    slot = Condition("picture", 64, Space((Block("y", "real", 0, 64),), shape=(1, 8, 8)))
+    reader = Conditioner(slot, 6)
+    torch.nn.init.normal_(reader.absent)
+    y, given = torch.randn(3, 1, 8, 8), torch.tensor([True, False, True])
+    found = reader.map(y, size, given)
+    assert found.shape == (3, 6, *size)
+    torch.testing.assert_close(found[1], reader.absent[:, None, None].expand(6, *size))
+    torch.testing.assert_close(found[0], reader.map(y, size)[0])
+    torch.testing.assert_close(reader.vector(y, given)[1], reader.absent)
+    steps = reader.steps(y, given)
+    assert steps.mask.sum(1).tolist() == [64, 1, 64]
+    torch.testing.assert_close(steps.values[1, 0], reader.absent)
+
+
+def test_what_a_family_of_doubles_sees_of_y_is_double() -> None:
+    data = case("class and number to row", 40)
+    codec = fit_codec(data.schema, replace(joints.Guided().wants(data.schema), dtype="float64"), data)
+    assert codec.encode_condition(data.whole()).dtype == torch.float64
+    again = codec_from_json(data.schema, codec.to_json())
+    assert torch.equal(again.encode_condition(data.whole()), codec.encode_condition(data.whole()))
 
 
 def test_wrong_conditions_say_what_to_do() -> None:

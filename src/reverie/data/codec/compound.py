@@ -4,7 +4,7 @@ goes through the very codecs that x of that kind goes through."""
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -38,8 +38,8 @@ class CompoundCondition(ConditionCodec):
         self._of, self.inner, self.pool = of, inner, pool
 
     @classmethod
-    def fit(cls, of: str, schema: Schema, sample: Table, *, partial: bool) -> CompoundCondition:
-        """From the condition columns of training rows; with `partial` cells of columns may be missing."""
+    def fit(cls, of: str, schema: Schema, sample: Table, dtype: Literal["float32", "float64"]) -> CompoundCondition:
+        """From the condition columns of training rows, for a family of that float type."""
         own = Schema(tuple(_as_data(field) for field in schema.conditions))
         table = sample.select(own.names)
         wants = Wants(
@@ -47,11 +47,11 @@ class CompoundCondition(ConditionCodec):
             kinds=frozenset(["number", "integer", "category", "boolean", "datetime", "image", "sequence", "text"]),
             discrete="round",
             images="symmetric",
-            missing="flag" if partial and of == "columns" else "refuse",
             density=False,
+            dtype=dtype,
             symbols=True,
         )
-        _refuse_holes(own, table, wants)
+        _refuse_holes(own, table)
         rows = min(_POOL_ROWS, max(16, _POOL_BYTES * table.n // max(table.nbytes, 1)), table.n)
         kept = np.linspace(0, table.n - 1, rows).astype(np.int64)
         return cls(of, _CODECS[of].fit(own, wants, table, None), table.take(kept))
@@ -62,7 +62,7 @@ class CompoundCondition(ConditionCodec):
         return Condition(self._of, space.width, space)  # type: ignore[arg-type]
 
     def encode(self, table: Table, dtype: torch.dtype) -> Points:
-        _refuse_holes(self.inner.schema, table, None)
+        _refuse_holes(self.inner.schema, table)
         return self.inner.prepare(table.select(self.inner.schema.names)).x
 
     def finish(self, y: Points) -> Points:
@@ -90,13 +90,9 @@ def _as_data(field: Field) -> Field:
     return replace(field, role="data")
 
 
-def _refuse_holes(schema: Schema, table: Table, wants: Wants | None) -> None:
-    """Say where y is missing, in the words of a condition; `wants` None leaves columns to their codec."""
+def _refuse_holes(schema: Schema, table: Table) -> None:
+    """Say where y is missing, in the words of a condition."""
     for field in schema.fields:
-        if wants is None and field.kind not in ("image", "text", "sequence"):
-            continue
-        if wants is not None and wants.missing == "flag" and field.kind not in ("image", "text", "sequence"):
-            continue
         column = table[field.name]
         if field.kind in ("text", "sequence"):
             missing = np.array([item is None or len(item) == 0 for item in column], dtype=bool)

@@ -47,7 +47,6 @@ class Prepared:
     def rows(self, index: Tensor | slice) -> Prepared:
         """The examples of that index, in its order."""
         steps = self.x.steps(index) if isinstance(self.x, Ragged) else index
-
         return Prepared(
             rows_of(self.x, index),
             rows_of(self.observed, steps),

@@ -99,7 +99,7 @@ def _fit_condition(schema: Schema, wants: Wants, sample: Table) -> ConditionCode
             f"Families that take it: {others(schema, wants)}"
         )
     if kind in ("columns", "picture", "sequence"):
-        return CompoundCondition.fit(kind, schema, sample, partial=wants.partial)
+        return CompoundCondition.fit(kind, schema, sample, wants.dtype)
     column = sample.columns[fields[0].name]
     hole = None if wants.partial else unlabelled(fields[0], column)
     if hole:

@@ -25,19 +25,23 @@ def infer_y(
     A DataFrame of several columns, or a mapping of them, is several fields; `kinds` has theirs, and that of a y without a
     name under "y". `lengths` are those of the sequences of X, whose steps may be what y labels.
     """
-    if _is_columns(y):
+    if column_names(y):
         return _infer_columns(y, n, taken, kinds)
     name = next(name for name in CONDITION_NAMES if name not in taken)
     kind = kinds.get("y")
-    steps = infer_step_labels(y, lengths, taken=taken, kind=kind) if lengths is not None and kind is None else None
+    steps = None
+    if lengths is not None and kind not in ("image", "text", "sequence"):
+        steps = infer_step_labels(y, lengths, taken=taken, kind=kind)
     found = steps or infer_whole(y, n, name, kind) or infer_condition(y, n, taken=taken, kind=kind)
     return dict([found])
 
 
-def _is_columns(y: Any) -> bool:
+def column_names(y: Any) -> list[str]:
+    """The names of its columns where y, given beside X, is a mapping of columns or a DataFrame of several; else []."""
     import pandas as pd
 
-    return isinstance(y, Mapping) or (isinstance(y, pd.DataFrame) and y.shape[1] > 1)
+    several = isinstance(y, Mapping) or (isinstance(y, pd.DataFrame) and y.shape[1] > 1)
+    return [str(name) for name in y] if several else []
 
 
 def _infer_columns(y: Any, n: int, taken: Sequence[str], kinds: Mapping[str, str]) -> dict[Field, Array]:
@@ -71,7 +75,7 @@ def read_y(schema: Schema, y: Any, n: int, lengths: Array | None = None) -> Tabl
     if len(fields) > 1:
         return _read_columns(fields, y, n)
     field = fields[0]
-    if isinstance(y, Mapping) or (_is_columns(y) and not field.shape):
+    if isinstance(y, Mapping) or (column_names(y) and not field.shape):
         y = _only(y, field)
     if field.kind == "sequence" and not field.whole:
         return Table({field.name: read_step_labels(field, y, n, lengths)}, n)
@@ -90,7 +94,7 @@ def _only(y: Any, field: Field) -> Any:
 def _read_columns(fields: Sequence[Field], y: Any, n: int) -> Table:
     names = [field.name for field in fields]
     example = "{" + ", ".join(f"{name!r}: ..." for name in names) + "}"
-    if not _is_columns(y):
+    if not column_names(y):
         raise SchemaMismatch(f"y consists of the columns {', '.join(names)}: give y={example}, or a DataFrame of them")
     given = {str(name): y[name] for name in y}
     for name in given:

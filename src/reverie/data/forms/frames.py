@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from reverie.data.forms.conditions import infer_y, read_y
+from reverie.data.forms.conditions import column_names, infer_y, read_y
 from reverie.data.forms.labels import CONDITION_NAMES, as_condition, condition_values, label_column
 from reverie.data.forms.restoring import restore_column
 from reverie.data.forms.series import column_field, column_values
@@ -179,8 +179,8 @@ def frame_plan(
     named = named_columns(y, [str(label) for label in labels], rows)
     beside = y is not None and named is None
     by_role, conditions = frame_roles(labels, named, roles, beside=beside)
-    own = [str(name) for name in y] if beside and hasattr(y, "keys") else []
-    asked = column_options(kinds, "kinds", list(by_role), extra=[*own, *CONDITION_NAMES[: y is not None]])
+    own = [*column_names(y), CONDITION_NAMES[0]] if y is not None else []
+    asked = column_options(kinds, "kinds", list(by_role), extra=own)
     inside = {name: kind for name, kind in asked.items() if name in by_role}
     if "y" in asked and len(conditions) == 1:
         inside.setdefault(conditions[0], asked["y"])

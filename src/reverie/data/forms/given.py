@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -63,23 +64,17 @@ def _columns_given(fields: tuple[Field, ...], values: dict[Any, Any], n: int) ->
 
 
 def _positions_given(field: Field, values: dict[Any, Any], n: int) -> Table:
-    width = max(field.width, 1)
-    empty = np.full((n, width), np.nan)
+    width, one = max(field.width, 1), replace(field, shape=())
+    columns = [missing_column(one, n) for _ in range(width)]
     for key, value in values.items():
-        at = key if isinstance(key, int | np.integer) and not isinstance(key, bool) else None
-        if at is None or not -width <= at < width:
+        if not isinstance(key, int | np.integer) or isinstance(key, bool) or not -width <= key < width:
             raise SchemaMismatch(f"given: no column {key!r}: the columns of this array go by number, 0 to {width - 1}")
         try:
-            column = np.asarray(_listed(value), dtype=np.float64)
-        except (TypeError, ValueError):
-            raise SchemaMismatch(f"given: column {key}: {value!r} is no number") from None
-        empty[:, at] = _repeated(column, n, str(key))
-    if field.kind == "category":
-        raise Unsupported("given: a single column of categories leaves nothing to draw")
-    try:
-        return Table({field.name: array_column(field, empty.reshape(n, *field.shape), SchemaMismatch)}, n)
-    except SchemaMismatch as problem:
-        raise SchemaMismatch(f"given: {problem}") from None
+            column = array_column(one, np.asarray(_listed(value)), SchemaMismatch)
+        except SchemaMismatch as problem:
+            raise SchemaMismatch(f"given: column {key}: {problem}") from None
+        columns[key] = _repeated(column, n, str(key))
+    return Table({field.name: np.stack(columns, axis=1).reshape(n, *field.shape)}, n)
 
 
 def _listed(value: Any) -> Any:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from reverie.data.forms.arrays import array_column, array_field, as_array, restore_array
-from reverie.data.forms.conditions import infer_y, read_y
+from reverie.data.forms.conditions import column_names, infer_y, read_y
 from reverie.data.forms.frames import column_options, infer_frame, read_frame, restore_frame
 from reverie.data.forms.labels import restore_condition
 from reverie.data.forms.lists import list_form, restore_list, sequence_column, sequence_field, stack, text_column
@@ -43,7 +43,7 @@ def infer(
         return infer_frame(X, y, roles=roles, kinds=kinds)
     if isinstance(y, str):
         raise DataError(f"y={y!r} names a column, but X is {_what(X)}: give the labels themselves")
-    asked = column_options(kinds, "kinds", ["x", "y", *(map(str, y) if hasattr(y, "keys") else ())])
+    asked = column_options(kinds, "kinds", ["x", "y", *column_names(y)])
     column_options(roles, "roles", [])
     field, column, container = _block(X, asked.get("x"), value_range)
     fields, columns = [field], {field.name: column}
@@ -251,8 +251,9 @@ def data_warnings(schema: Schema, table: Table) -> list[str]:
         column = table[field.name]
         count = len(field.categories or ())
         if field.kind == "category" and not field.shape and table.n > FEW_ROWS and count > max(0.5 * table.n, FEW_ROWS):
+            number = any(not isinstance(value, str) for value in field.categories or ())
             advice = (
-                "these may be numbers: kinds={'y': 'number'}"
+                f"these may be {'numbers' if number else 'texts'}: kinds={{'y': {'number' if number else 'text'!r}}}"
                 if field.role == "condition"
                 else f"if it names rows, give roles={{{field.name!r}: 'id'}}; if it is prose, kinds={{{field.name!r}: 'text'}}"
             )
