@@ -59,6 +59,7 @@ def test_columns_of_y_beside_x():
     frame = pd.DataFrame({"a": np.arange(4.0), "b": list("xyxy"), "c": list("uuvv")})
     assert [field.name for field in infer(frame, ["b", "c"])[0].conditions] == ["b", "c"]
     assert infer(frame, ["b", "c", "b", "c"])[0].condition.name == "y"  # labels, one for each row
+    assert [field.name for field in infer(frame[:2], ["b", "c"])[0].conditions] == ["b", "c"]  # two names, two rows
     with pytest.raises(DataError, match="'d' is no column"):
         infer(frame, ["b", "d"])
 
