@@ -61,10 +61,9 @@ class NaiveBayes(Estimator):
             raise UnsupportedData(
                 "naive_bayes needs y, the class of each row: fit(X, y). Without classes use a mixture"
             )
-        if schema.condition is not None and schema.condition.one_step.kind not in ("category", "boolean"):
-            what = "numbers" if schema.condition.kind == "number" else f"{schema.condition.kind} data"
+        if schema.condition is not None and schema.condition.one_step.kind == "number":
             raise UnsupportedData(
-                f"naive_bayes needs classes as y, and {schema.condition.name!r} holds {what}: cut numbers into classes (as "
+                f"naive_bayes needs classes as y, and {schema.condition.name!r} holds numbers: cut them into classes (as "
                 "pandas.cut does), or declare them with kinds={...: 'category'}"
             )
         discrete: Discrete = "counts" if self.integers == "poisson" else "native"
