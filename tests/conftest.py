@@ -41,6 +41,17 @@ def guided_family() -> Iterator[str]:
 
 
 @pytest.fixture
+def scribe_family() -> Iterator[str]:
+    """The recurrent family of joints.py, in the catalog for this test only."""
+    from joints import SCRIBE_ROW
+    from reverie import catalog
+
+    catalog.register(SCRIBE_ROW)
+    yield SCRIBE_ROW.name
+    catalog.families().pop(SCRIBE_ROW.name)
+
+
+@pytest.fixture
 def stack_family() -> Iterator[str]:
     """The two-phase family of families.py, in the catalog for this test only."""
     from families import STACK_ROW

@@ -149,6 +149,8 @@ def prepare(job: Job, run: Run) -> tuple[Trainer, Model]:
     model = Model(estimator, schema, codec, network, warnings=warnings, info=info)
     network.train().requires_grad_(True)
     batches = Batches(train, codec, seed=job.seed, rank=run.rank, world=run.world)
+    if batches.n < run.world:
+        raise InvalidOption(f"devices={run.world}: more processes than rows ({batches.n})")
     validation = Batches(held_out, codec, seed=job.seed, rank=run.rank, world=run.world) if held_out else None
     phases = resolved.phases(network, run, fresh=job.start is None)
     return Trainer(run, network, phases, batches, training, validation=validation), model
@@ -212,6 +214,9 @@ def _split(data: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset | N
         raise InvalidOption("X has no rows")
     if not share:
         return data, None
+    if data.one_sequence:
+        parts = data.split("random", fractions=(1 - share, share))
+        return parts.train, parts.test
     group = data.schema.with_role("group")
     keys = np.arange(n)
     if group:
@@ -272,7 +277,10 @@ def finetune(model: Model, X: Any, y: Any = None, **options: Any) -> Model:
 def _fit_in_processes(job: Job) -> Model:
     """Start `devices` processes, let them fit, and load what the first one wrote."""
     world = job.training.devices
-    if len(job.data) < world:
+    windowed = (
+        job.estimator.wants(job.data.schema).windows is not None
+    )  # then rows are windows, of which there are more
+    if len(job.data) < world and not windowed:
         raise InvalidOption(f"devices={world}: more processes than rows ({len(job.data)})")
     with tempfile.TemporaryDirectory(prefix="reverie-") as scratch:
         launch.launch(world, _process, (job, scratch))

@@ -33,6 +33,7 @@ _HELP: dict[str, str] = {
     "mode": "Convert the pictures of a folder: L, LA, RGB or RGBA.",
     "missing": "Cells of a CSV that mean missing, besides the usual ones.",
     "sequences": "Rows are steps of the sequences that this column names, sorted by --time; all: one sequence.",
+    "texts": "What an example of a text file is: lines, paragraphs or whole.",
 }
 _HINTS: dict[str, Any] = {
     "y": str | None,

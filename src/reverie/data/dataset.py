@@ -190,7 +190,8 @@ class Dataset:
     ) -> Dataset:
         """The same rows, split anew: (train, test) or (train, valid, test).
 
-        `random` deals rows; `group` whole groups, so that none stands in two parts; `time` the earliest rows to train.
+        `random` deals rows (a single text or sequence is cut: its beginning trains, its end tests); `group` whole groups, so
+        that none stands in two parts; `time` the earliest rows to train.
         `group=` and `time=` name the column (default: the one of that role). None removes the splits. Raises
         `InvalidOption` for an unknown method or fractions, `DataError` when the rows cannot be split so.
         """
@@ -205,6 +206,8 @@ class Dataset:
             )
         split_names(fractions)
         column = None
+        if method == "random" and self.one_sequence:
+            return self._cut(fractions)
         if method == "random":
             splits = random_split(len(self), fractions, seed)
         else:
@@ -221,6 +224,28 @@ class Dataset:
                 splits = time_split(values, fractions, column)
         info = {"method": method, "seed": seed, "fractions": [float(share) for share in fractions], "column": column}
         return self.with_splits(splits, info)
+
+    @property
+    def one_sequence(self) -> bool:
+        """Is this a single text or sequence, which can be cut into parts?"""
+        plain = self.schema.container == "list" and all(f.kind in ("sequence", "text") for f in self.schema.fields)
+        return len(self) == 1 and plain
+
+    def _cut(self, fractions: Sequence[float]) -> Dataset:
+        """The one sequence cut into consecutive parts of these shares of its steps, each a row."""
+        names, table = split_names(fractions), self.whole()
+        steps = min(len(table[field.name][0]) for field in self.schema.fields)
+        ends = np.rint(np.cumsum(np.asarray(fractions, dtype=np.float64)) * steps).astype(int).tolist()
+        if min(np.diff([0, *ends])) < 1:
+            raise DataError(f"a sequence of {steps} steps cannot be cut into {len(names)} parts: give split=None")
+        columns = {}
+        for field in self.schema.fields:
+            columns[field.name] = np.empty(len(names), dtype=object)
+            for row, (start, end) in enumerate(zip([0, *ends[:-1]], ends, strict=True)):
+                columns[field.name][row] = table[field.name][0][start:end]
+        whole = Dataset(self.schema, Table(columns), name=self.name, warnings=self.warnings)
+        info = {"method": "steps", "fractions": [float(share) for share in fractions], "column": None}
+        return whole.with_splits({name: np.array([row]) for row, name in enumerate(names)}, info)
 
     def _only(self, column: str) -> Iterator[Table]:
         if self.in_memory:

@@ -11,9 +11,32 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from reverie.errors import InvalidOption
+
 Numbers = Literal["standardise", "quantile", "centre"]
 Discrete = Literal["native", "counts", "density", "dequantise", "round", "binary", "refuse"]
+TokenKind = Literal["characters", "bytes", "bpe", "smiles"]
+Unseen = Literal["refuse", "missing", "unknown"]
 Images = Literal["native", "dequantise", "logit", "symmetric", "binary", "threshold", "refuse"]
+
+
+@dataclass(frozen=True)
+class Windows:
+    """How long sequences reach a network: cut into windows of `length` steps, which share `overlap` steps with the window
+    before (1 where every step but the first is predicted from those before it). Windows keep to one sequence, unless they
+    are `mixed`: then sequences of one group follow one another, in a new order every pass, and are cut as if they were
+    one, so that all windows are full."""
+
+    length: int
+    overlap: int = 0
+    mixed: bool = False
+
+    def __post_init__(self) -> None:
+        if self.overlap < 0 or self.length - self.overlap < 2:
+            raise InvalidOption(
+                f"windows of {self.length} steps that share {self.overlap} with the one before: each needs at least two of "
+                "its own"
+            )
 
 
 @dataclass(frozen=True)
@@ -44,8 +67,16 @@ class Wants:
     dtype: Literal["float32", "float64"] = "float32"
     symbols: bool = False
     """Sequences: categories and characters as codes in one column ("symbol") instead of one-hot blocks."""
-    unseen: Literal["refuse", "missing"] = "refuse"
-    """What a category or character never seen in training is in later data: an error, or a missing cell."""
+    tokens: TokenKind = "characters"
+    """Texts: what a step is. "bpe" are pieces of words, at most `vocabulary` of them."""
+    vocabulary: int = 1024
+    boundary: bool = False
+    """Sequences of symbols: a token of its own stands before the first step and behind the last one, so that the network
+    says itself how long a sequence is (`Space.boundary`): its `sample` gets `lengths=None` unless the user asks for some."""
+    windows: Windows | None = None
+    unseen: Unseen = "refuse"
+    """What a category or token never seen in training is in later data: an error, a missing cell, or (in sequences of
+    symbols) a token of its own, which then also stands for tokens that training texts have only once."""
     levels: int = 0
     """Gridded columns with at most so many distinct values (and rows enough) become categories."""
     partial: bool = False
@@ -108,6 +139,11 @@ class Space:
     dtype: str = "float32"
     sequence: bool = False
     longest: int = 0
+    boundary: int | None = None
+    """The symbol that stands before and behind every sequence, where there is one."""
+    unknown: int | None = None
+    """The symbol that stands for those training did not have."""
+    windows: Windows | None = None
 
     @property
     def width(self) -> int:
@@ -139,12 +175,15 @@ class Space:
 
 class Ragged:
     """Sequences of different lengths, one after the other: `values` (N, width), `lengths` (n,) whole numbers that sum
-    to N. `longest` bounds the lengths of the whole set these were cut from, so that every part of it draws alike."""
+    to N. `longest` bounds the lengths of the whole set these were cut from, so that every part of it draws alike.
+    `begins` (n,) says of windows at which step of their sequence they begin; None: all are whole sequences."""
 
-    __slots__ = ("lengths", "longest", "values")
+    __slots__ = ("begins", "lengths", "longest", "values")
 
-    def __init__(self, values: Tensor, lengths: Tensor, longest: int | None = None) -> None:
-        self.values, self.lengths = values, lengths
+    def __init__(
+        self, values: Tensor, lengths: Tensor, longest: int | None = None, begins: Tensor | None = None
+    ) -> None:
+        self.values, self.lengths, self.begins = values, lengths, begins
         self.longest = longest if longest is not None else int(lengths.max()) if len(lengths) else 0
 
     def __len__(self) -> int:
@@ -180,11 +219,12 @@ class Ragged:
     def to(self, target: Any, *, non_blocking: bool = False) -> Ragged:
         """On another device (with its lengths), or in another float type (lengths stay whole numbers)."""
         values = self.values.to(target, non_blocking=non_blocking)
-        return Ragged(values, self.lengths.to(values.device, non_blocking=non_blocking), self.longest)
+        begins = None if self.begins is None else self.begins.to(values.device, non_blocking=non_blocking)
+        return Ragged(values, self.lengths.to(values.device, non_blocking=non_blocking), self.longest, begins)
 
     def replaced(self, values: Tensor) -> Ragged:
         """Other values (N, any width) for the same steps."""
-        return Ragged(values, self.lengths, self.longest)
+        return Ragged(values, self.lengths, self.longest, self.begins)
 
     def steps(self, index: Tensor | slice) -> Tensor | slice:
         """Where in `values` the sequences of that index lie, one after the other."""
@@ -198,7 +238,8 @@ class Ragged:
 
     def rows(self, index: Tensor | slice) -> Ragged:
         """The sequences of that index, in its order."""
-        return Ragged(self.values[self.steps(index)], self.lengths[index], self.longest)
+        begins = None if self.begins is None else self.begins[index]
+        return Ragged(self.values[self.steps(index)], self.lengths[index], self.longest, begins)
 
     def padded(self, fill: float = 0.0) -> Tensor:
         """(n, T, width) with T the longest of these sequences, `fill` behind the end of the others."""

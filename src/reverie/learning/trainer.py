@@ -13,9 +13,9 @@ from dataclasses import asdict
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from reverie.data.batches import Batches, Slot
+from reverie.data.batches import Batches, Order, Slot
 from reverie.data.space import Batch
 from reverie.errors import Diverged, Interrupted, InvalidOption
 from reverie.learning.phases import Learner, Phase, Position, State
@@ -112,7 +112,7 @@ class Trainer:
             if self.at.batch == len(slots):
                 self._epoch_end(phase, learner)
 
-    def _step(self, learner: Learner, phase: Phase, slot: Slot, order: Tensor | None, total: int | None) -> None:
+    def _step(self, learner: Learner, phase: Phase, slot: Slot, order: Order, total: int | None) -> None:
         run, at = self.run_, self.at
         run.progress = self._progress(total)
         noise = run.noise(slot.rows, self.data.codec.space.torch_dtype)
@@ -191,7 +191,7 @@ class Trainer:
         source = generator(self.run_.seed, "begin", phase.name, device=self.run_.device)
         for slot in self.data.slots(size):
             noise = StreamNoise(source, slot.rows, dtype=self.data.codec.space.torch_dtype)
-            batch = self.data.batch(slot, None, None if phase.middle else noise, self.run_.device, whole=True)
+            batch = self.data.batch(slot, Order(), None if phase.middle else noise, self.run_.device, whole=True)
             yield batch if phase.transform is None else phase.transform(batch, noise)
 
     def _total_steps(self, number: int, slots: int, learner: Learner) -> int | None:
@@ -276,7 +276,7 @@ class Trainer:
         for slot in self.validation.slots(max(self.training.batch_size or 0, 512)):
             dtype = self.data.codec.space.torch_dtype
             noise = StreamNoise(source, slot.rows, rank=self.run_.rank, world=self.run_.world, dtype=dtype)
-            batch = self.validation.batch(slot, None, None if phase.middle else noise, self.run_.device)
+            batch = self.validation.batch(slot, Order(), None if phase.middle else noise, self.run_.device)
             if phase.transform is not None:
                 batch = phase.transform(batch, noise)
             sums.add(learner.validate(batch, noise), slot.rows)

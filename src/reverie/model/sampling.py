@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from reverie.config import check_count, check_seed
 from reverie.data.codec.sequences import SequenceCodec
@@ -67,22 +68,25 @@ def sample_sequences(
     if length is not None:
         check_count(length, "length")
     condition, user_y = model.intake.conditions(y, n, seed)
+    lengths: Tensor | None
     if condition is not None and model.intake.per_step:
         lengths = torch.from_numpy(label_lengths(model.schema, y, n))
         if length is not None:
             raise InvalidOption("length: y gives every sequence its length; leave length out")
     elif length is not None:
         lengths = torch.full((n,), length)
+    elif codec.space.boundary is not None:
+        lengths = None  # the network says where each ends
     else:
         lengths = codec.draw_lengths(RowNoise(stream(seed, "lengths"), n))
-    starts = lengths.cumsum(0) - lengths
+    starts = None if lengths is None else lengths.cumsum(0) - lengths
     tables, codes = [], []
     for start in range(0, n, model.chunk):
         rows = min(model.chunk, n - start)
-        own = lengths[start : start + rows]
+        own = None if lengths is None else lengths[start : start + rows]
         noise = model.noise(seed, "sample", rows, start)
         part = condition
-        if condition is not None and model.intake.per_step:
+        if condition is not None and starts is not None and own is not None and model.intake.per_step:
             part = condition[starts[start] : starts[start] + own.sum()]
         elif condition is not None:
             part = rows_of(condition, slice(start, start + rows))

@@ -7,7 +7,6 @@ Salimans 2022) drops it for a share of rows in training and passes `given` at wi
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -15,14 +14,7 @@ from torch import Tensor, nn
 
 from reverie.data.space import Condition, Points, Ragged
 from reverie.errors import InvalidOption
-
-
-@dataclass(frozen=True)
-class Steps:
-    """A sequence for attention or recurrence: `values` (n, T, width), and `mask` (n, T), True where there is a step."""
-
-    values: Tensor
-    mask: Tensor
+from reverie.nn.sequences import Steps, padded
 
 
 class Conditioner(nn.Module):
@@ -133,12 +125,11 @@ class _Sequence(nn.Module):
         )
 
     def forward(self, y: Ragged) -> Steps:
-        padded = y.padded()
-        values = self.embed(padded[..., 0].long() if self._levels else padded)
+        steps = padded(y)
+        values = self.embed(steps.values[..., 0].long() if self._levels else steps.values)
         places = torch.arange(values.shape[1], device=values.device)
-        mask = places[None] < y.lengths.to(values.device)[:, None]
         values = values + angles(places, values.shape[2]).to(values.dtype)
-        return Steps(self.mix(values, src_key_padding_mask=~mask), mask)
+        return Steps(self.mix(values, src_key_padding_mask=~steps.mask), steps.mask)
 
 
 def angles(places: Tensor, width: int) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from reverie import catalog
 from reverie.data.codec.condition import ConditionCodec
-from reverie.data.space import Points, Ragged, Space, Wants, rows_of
+from reverie.data.space import Points, Ragged, Space, Unseen, Wants, rows_of
 from reverie.data.table import Table
 from reverie.errors import DataError
 from reverie.rng import LatticeNoise, Noise
@@ -66,7 +66,7 @@ class Codec(ABC):
     condition: ConditionCodec | None
     noise_width: int = 0
     """Uniforms drawn per row by `noise`; 0 means the map is deterministic."""
-    unseen: Literal["refuse", "missing"] = "refuse"
+    unseen: Unseen = "refuse"
     """What `read_table` shall do with categories that training did not have."""
 
     @property

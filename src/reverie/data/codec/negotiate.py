@@ -43,6 +43,7 @@ def fit_codec(schema: Schema, wants: Wants, train: Dataset) -> Codec:
             )
         return ImageCodec.fit(schema, wants, sample, condition)
     if any(field.kind in ("sequence", "text") for field in fields):
+        _check_mixing(schema, wants)
         return SequenceCodec.fit(schema, wants, sample, condition)
     return TableCodec.fit(schema, wants, sample, condition)
 
@@ -77,6 +78,17 @@ def _check_kinds(schema: Schema, wants: Wants) -> None:
         raise UnsupportedData(
             f"{wants.family} cannot learn from {named}: it takes {', '.join(sorted(wants.kinds))}{wants.otherwise and '; '}"
             f"{wants.otherwise}. Families that can: {others(schema, wants)}"
+        )
+
+
+def _check_mixing(schema: Schema, wants: Wants) -> None:
+    """Windows of several sequences have no y and no weight of their own."""
+    whole = [field for field in schema.conditions if field.kind != "sequence" or field.whole]
+    whole += schema.with_role("weight")
+    if wants.windows is not None and wants.windows.mixed and whole:
+        raise UnsupportedData(
+            f"{wants.family} would mix sequences in one window, and {whole[0].name!r} ({whole[0].role}) is a value of the "
+            "whole sequence: let windows keep to one sequence, or leave it out"
         )
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -13,8 +14,9 @@ from torch import Tensor
 from reverie.data.codec.columns import Columns, Floats, from_float, to_float
 from reverie.data.codec.condition import ConditionCodec
 from reverie.data.codec.maps import Codec, Prepared, others, sample_weights
+from reverie.data.codec.tokens import UNKNOWN, Tokenizer, fit_tokenizer, tokenizer_from_json
 from reverie.data.schema import STEPS, Field
-from reverie.data.space import Ragged, Space, Wants
+from reverie.data.space import Ragged, Space, Unseen, Wants, Windows
 from reverie.data.table import Table, pack, unpack
 from reverie.errors import DataError, SchemaMismatch, UnsupportedData
 from reverie.rng import Noise
@@ -27,8 +29,45 @@ _DRAWN_STEPS = 1024
 """Steps for which noise is drawn in one go: bounds what a long sequence among short ones costs in memory."""
 
 
+@dataclass(frozen=True)
+class Specials:
+    """The symbols beside those of the data, where sequences have a single column of `plain` symbols: their codes."""
+
+    plain: int
+    boundary: int | None = None
+    unknown: int | None = None
+
+    @property
+    def levels(self) -> int:
+        return self.plain + (self.boundary is not None) + (self.unknown is not None)
+
+    @classmethod
+    def after(cls, plain: int, *, boundary: bool, unknown: bool) -> Specials:
+        return cls(plain, plain if boundary else None, plain + boundary if unknown else None)
+
+    def add(self, codes: Floats, lengths: NDArray[np.int64]) -> tuple[Floats, NDArray[np.int64]]:
+        """Codes (N,) with the unknown ones (NaN) named, and a boundary before and behind every sequence."""
+        if self.unknown is not None:
+            codes = np.where(np.isnan(codes), float(self.unknown), codes)
+        if self.boundary is None:
+            return codes, lengths
+        out = np.full(len(codes) + 2 * len(lengths), float(self.boundary))
+        out[np.arange(len(codes)) + 1 + 2 * np.repeat(np.arange(len(lengths)), lengths)] = codes
+        return out, lengths + 2
+
+    def drop(self, codes: NDArray[Any], lengths: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[np.int64]]:
+        """Inverse of `add`; an unknown symbol becomes a missing one."""
+        if self.unknown is not None:
+            codes = np.where(codes == self.unknown, UNKNOWN, codes)
+        if self.boundary is None:
+            return codes, lengths
+        kept = codes != self.boundary
+        row = np.repeat(np.arange(len(lengths)), lengths)
+        return codes[kept], np.bincount(row[kept], minlength=len(lengths)).astype(np.int64)
+
+
 class SequenceCodec(Codec):
-    """One `ColumnStep` for every column of a step; texts are sequences of their characters (`alphabets`).
+    """One `ColumnStep` for every column of a step; a step of a text is a token (`tokenizers`).
 
     `lengths` are those of the training sequences, sorted, at most 1000 of them; `draw_lengths` draws from them.
     """
@@ -39,16 +78,18 @@ class SequenceCodec(Codec):
         columns: Columns,
         *,
         lengths: NDArray[np.int64],
-        alphabets: dict[str, str],
+        tokenizers: dict[str, Tokenizer],
+        specials: Specials | None,
+        windows: Windows | None,
         dtype: str,
         missing: bool,
         refuses_holes: str | None,
-        unseen: Literal["refuse", "missing"],
+        unseen: Unseen,
         condition: ConditionCodec | None,
     ) -> None:
         self.schema, self.columns, self.condition = schema, columns, condition
         self.steps = columns.steps
-        self.lengths, self.alphabets, self.unseen = lengths, alphabets, unseen
+        self.lengths, self.tokenizers, self.specials, self.unseen = lengths, tokenizers, specials, unseen
         self._refuses_holes = refuses_holes
         self.space = Space(
             blocks=columns.blocks,
@@ -57,19 +98,24 @@ class SequenceCodec(Codec):
             dtype=dtype,
             sequence=True,
             longest=int(lengths[-1]),
+            boundary=specials.boundary if specials else None,
+            unknown=specials.unknown if specials else None,
+            windows=windows,
         )
         self.noise_width = self.space.longest * len(columns.noisy)
 
     @classmethod
     def fit(cls, schema: Schema, wants: Wants, sample: Table, condition: ConditionCodec | None) -> SequenceCodec:
         _check_steps(schema, wants)
-        alphabets = {
-            field.name: "".join(sorted(set().union(*sample[field.name])))
+        least = 2 if wants.unseen == "unknown" else 1
+        tokenizers = {
+            field.name: fit_tokenizer(wants.tokens, sample[field.name], vocabulary=wants.vocabulary, least=least)
             for field in schema.data_fields
             if field.kind == "text"
         }
-        values, lengths = _pack_fields(schema, sample, alphabets, wants.unseen)
-        fields = [_one_step(field, alphabets) for field in schema.data_fields]
+        specials = _specials(schema, wants, tokenizers)
+        values, lengths = _pack_fields(schema, sample, tokenizers, specials, wants.unseen)
+        fields = [_one_step(field, tokenizers, specials) for field in schema.data_fields]
         columns, holes = Columns.fit(schema, wants, fields, values)
         ordered = np.sort(lengths)
         kept = np.linspace(0, len(ordered) - 1, min(_LENGTHS, len(ordered))).round().astype(np.int64)
@@ -77,7 +123,9 @@ class SequenceCodec(Codec):
             schema,
             columns,
             lengths=ordered[kept],
-            alphabets=alphabets,
+            tokenizers=tokenizers,
+            specials=specials,
+            windows=wants.windows,
             dtype=wants.dtype,
             missing=holes and wants.missing == "mask",
             refuses_holes=None if wants.missing == "mask" else wants.family,
@@ -94,7 +142,7 @@ class SequenceCodec(Codec):
         return self.noise_width > 0
 
     def prepare(self, table: Table, *, holes: bool = False) -> Prepared:
-        values, lengths = _pack_fields(self.schema, table, self.alphabets, self.unseen)
+        values, lengths = _pack_fields(self.schema, table, self.tokenizers, self.specials, self.unseen)
         refuses = None if holes else self._refuses_holes
         x, observed, log_det = self.columns.prepare(values, int(lengths.sum()), refuses=refuses)
         starts = np.cumsum(lengths) - lengths
@@ -110,12 +158,14 @@ class SequenceCodec(Codec):
 
     def step_log_det(self, table: Table) -> NDArray[np.float64]:
         """log |d model / d data| of every step, (N,): `Prepared.log_det` before it is summed over each sequence."""
-        values, lengths = _pack_fields(self.schema, table, self.alphabets, self.unseen)
+        values, lengths = _pack_fields(self.schema, table, self.tokenizers, self.specials, self.unseen)
         return self.columns.prepare(values, int(lengths.sum()), refuses=None)[2]
 
     def noise(self, x: Ragged, noise: Noise) -> Ragged:
         """Uniform noise inside the cells of dequantised columns. A sequence draws for `longest` steps whatever its own
         length (and again for those beyond, in later data), so its noise does not depend on its neighbours."""
+        if x.dtype != self.space.torch_dtype:  # symbols may travel as small whole numbers
+            x = x.to(self.space.torch_dtype)
         count = len(self.columns.noisy)
         if not count:
             return x
@@ -133,17 +183,27 @@ class SequenceCodec(Codec):
         return None
 
     def decode(self, x: Ragged, *, means: bool = False) -> Table:
-        fields = [_one_step(field, self.alphabets) for field in self.schema.data_fields]
+        fields = [_one_step(field, self.tokenizers, self.specials) for field in self.schema.data_fields]
         values = self.columns.decode(x.values, fields, means=means)
         lengths = x.lengths.detach().cpu().numpy()
         out = {}
         for field in fields:
-            steps = from_float(field, values[field.name])
-            if field.name in self.alphabets:
-                out[field.name] = _texts(self.alphabets[field.name], steps, lengths)
+            steps, own = from_float(field, values[field.name]), lengths
+            if self.specials is not None:
+                steps, own = self.specials.drop(steps, lengths)
+            if field.name in self.tokenizers:
+                out[field.name] = self.tokenizers[field.name].decode(steps, own)
             else:
-                out[field.name] = unpack(steps, lengths)
+                out[field.name] = unpack(steps, own)
         return Table(out, len(lengths))
+
+    @property
+    def compact(self) -> torch.dtype | None:
+        """The smallest type that holds a lone column of symbols exactly; None for other columns."""
+        if [block.kind for block in self.space.blocks] != ["symbol"]:
+            return None
+        levels = self.space.blocks[0].levels
+        return torch.uint8 if levels <= 2**8 else torch.int16 if levels <= 2**15 else torch.int32
 
     def draw_lengths(self, noise: Noise) -> Tensor:
         """(n,) lengths as they occur in training, for `noise.rows` sequences; on the CPU."""
@@ -164,18 +224,25 @@ class SequenceCodec(Codec):
             "refuses_holes": self._refuses_holes,
             "unseen": self.unseen,
             "lengths": self.lengths.tolist(),
-            "alphabets": self.alphabets,
+            "tokenizers": {name: tokenizer.to_json() for name, tokenizer in self.tokenizers.items()},
+            "specials": asdict(self.specials) if self.specials else None,
+            "windows": asdict(self.space.windows) if self.space.windows else None,
             "steps": self.columns.to_json(),
             "condition": self.condition.to_json() if self.condition else None,
         }
 
     @classmethod
     def from_json(cls, schema: Schema, data: dict[str, Any], condition: ConditionCodec | None) -> SequenceCodec:
+        if "alphabets" in data:  # files from before texts had tokenizers
+            texts = {name: {"kind": "characters", "tokens": list(known)} for name, known in data["alphabets"].items()}
+            data = {**data, "tokenizers": texts, "specials": None, "windows": None}
         return cls(
             schema,
             Columns.from_json(data["steps"]),
             lengths=np.array(data["lengths"], dtype=np.int64),
-            alphabets=data["alphabets"],
+            tokenizers={name: tokenizer_from_json(item) for name, item in data["tokenizers"].items()},
+            specials=Specials(**data["specials"]) if data["specials"] else None,
+            windows=Windows(**data["windows"]) if data["windows"] else None,
             dtype=data["dtype"],
             missing=data["missing"],
             refuses_holes=data["refuses_holes"],
@@ -201,15 +268,30 @@ def _check_steps(schema: Schema, wants: Wants) -> None:
             )
 
 
-def _one_step(field: Field, alphabets: dict[str, str]) -> Field:
-    """The scalar field of one step; of a text, one character."""
-    if field.kind != "text":
-        return field.one_step
-    return replace(field, kind="category", categories=tuple(alphabets[field.name]))
+def _specials(schema: Schema, wants: Wants, tokenizers: Mapping[str, Tokenizer]) -> Specials | None:
+    """The special symbols that the family wants, where the data are one column of symbols without labels per step."""
+    field = schema.data_fields[0]
+    symbols = field.kind == "text" or (field.one_step.kind == "category" and not field.shape)
+    labelled = any(item.kind == "sequence" and not item.whole for item in schema.conditions)
+    if len(schema.data_fields) > 1 or not symbols or labelled:
+        return None
+    unknown = wants.unseen == "unknown"
+    if not wants.boundary and not unknown:
+        return None
+    plain = tokenizers[field.name].size if field.name in tokenizers else len(field.categories or ())
+    return Specials.after(plain, boundary=wants.boundary, unknown=unknown)
+
+
+def _one_step(field: Field, tokenizers: Mapping[str, Tokenizer], specials: Specials | None) -> Field:
+    """The scalar field of one step; of a text, one token; the special symbols stand behind the others."""
+    step = field.one_step
+    if field.kind == "text":
+        step = replace(field, kind="category", categories=tuple(range(tokenizers[field.name].size)))
+    return step if specials is None else replace(step, categories=tuple(range(specials.levels)))
 
 
 def _pack_fields(
-    schema: Schema, table: Table, alphabets: dict[str, str], unseen: str
+    schema: Schema, table: Table, tokenizers: Mapping[str, Tokenizer], specials: Specials | None, unseen: Unseen
 ) -> tuple[dict[str, Floats], NDArray[np.int64]]:
     """The data columns as floats (N, ...), NaN = missing, and the lengths (n,), checked to be those of every column."""
     out: dict[str, Floats] = {}
@@ -219,7 +301,11 @@ def _pack_fields(
     for field in (*schema.data_fields, *per_step):
         if field.kind not in ("sequence", "text") or field.name not in table:
             continue
-        counts = np.array([len(item) for item in table[field.name]], dtype=np.int64)
+        codes: NDArray[np.int64] | None = None
+        if field.kind == "text":
+            codes, counts = tokenizers[field.name].encode(table[field.name])
+        else:
+            counts = np.array([len(item) for item in table[field.name]], dtype=np.int64)
         if field.name == first:
             lengths = counts
         if (counts != lengths).any():
@@ -228,46 +314,32 @@ def _pack_fields(
                 f"sequence {row} has {counts[row]} steps in {field.name!r} and {lengths[row]} in {first!r}: the columns of "
                 "a sequence go together step by step"
             )
-        if (counts == 0).any():
+        if (counts == 0).any() and (specials is None or specials.boundary is None):
             raise DataError(f"sequence {int(np.argmin(counts))} of {field.name!r} is empty: drop it")
         if field.role == "condition":
             continue
-        if field.kind == "text":
-            out[field.name] = _characters(field.name, table, alphabets[field.name], counts, unseen)
+        if codes is not None:
+            if unseen == "refuse" and (codes == UNKNOWN).any():
+                raise SchemaMismatch(_unseen(table[field.name], tokenizers[field.name], codes, counts))
+            out[field.name] = np.where(codes == UNKNOWN, np.nan, codes.astype(np.float64))
         else:
             one = field.one_step
-            out[field.name] = to_float(one, pack(table[field.name])[0]).reshape(int(counts.sum()), *field.shape)
+            steps = pack(table[field.name])[0] if table.n else np.empty(0)
+            out[field.name] = to_float(one, steps).reshape(int(counts.sum()), *field.shape)
+    if specials is not None:
+        out[first], lengths = specials.add(out[first], lengths)
     return out, lengths
 
 
-def _characters(name: str, table: Table, alphabet: str, lengths: NDArray[np.int64], unseen: str) -> Floats:
-    """(N,) the code of every character, NaN for one that training did not have (or `SchemaMismatch`)."""
-    points = _points("".join(table[name]))
-    known = _points(alphabet)
-    codes = np.clip(np.searchsorted(known, points), 0, len(known) - 1)
-    wrong = known[codes] != points
-    if wrong.any() and unseen == "refuse":
-        at = int(np.argmax(wrong))
-        row = int(np.searchsorted(np.cumsum(lengths), at, side="right"))
-        place = at - int(lengths[:row].sum())
-        raise SchemaMismatch(
-            f"text {row}, character {place}: {chr(points[at])!r} does not occur in the training texts, whose characters "
-            f"are {alphabet[:60]!r}{'...' if len(alphabet) > 60 else ''}. Replace or drop it"
-        )
-    return np.where(wrong, np.nan, codes.astype(np.float64))
-
-
-def _points(text: str) -> NDArray[np.uint32]:
-    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
-
-
-def _texts(alphabet: str, codes: NDArray[Any], lengths: NDArray[np.int64]) -> NDArray[Any]:
-    """Texts from the codes of their characters."""
-    joined = "".join(np.array([*alphabet, ""], dtype=object)[codes].tolist())
-    if (codes < 0).any():  # a missing character leaves nothing behind
-        lengths = np.add.reduceat((codes >= 0).astype(np.int64), np.cumsum(lengths) - lengths)
-    out = np.empty(len(lengths), dtype=object)
-    ends = np.cumsum(lengths)
-    for row, (end, length) in enumerate(zip(ends.tolist(), lengths.tolist(), strict=True)):
-        out[row] = joined[end - length : end]
-    return out
+def _unseen(texts: NDArray[Any], tokenizer: Tokenizer, codes: NDArray[np.int64], lengths: NDArray[np.int64]) -> str:
+    """Where the first unknown token is, and what it is."""
+    at = int(np.argmax(codes == UNKNOWN))
+    row = int(np.searchsorted(np.cumsum(lengths), at, side="right"))
+    place = at - int(lengths[:row].sum())
+    known = "".join(tokenizer.tokens) if tokenizer.kind == "characters" else " ".join(tokenizer.tokens)
+    what = "character" if tokenizer.kind == "characters" else "token"
+    token = repr(texts[row][place]) if tokenizer.kind == "characters" else f"a token of {texts[row][:60]!r}"
+    return (
+        f"text {row}, {what} {place}: {token} does not occur in the training texts, whose {what}s "
+        f"are {known[:60]!r}{'...' if len(known) > 60 else ''}. Replace or drop it"
+    )

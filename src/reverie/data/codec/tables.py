@@ -55,7 +55,7 @@ class TableCodec(Codec):
             dtype=wants.dtype,
             missing=holes and wants.missing == "mask",
             refuses_holes=None if wants.missing == "mask" else wants.family,
-            unseen=wants.unseen,
+            unseen="refuse" if wants.unseen == "refuse" else "missing",
             condition=condition,
         )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from reverie.data.forms.long import read_long, restore_long, restore_long_labels
 from reverie.data.forms.stepwise import restore_step_labels
 from reverie.data.forms.wholes import restore_whole
 from reverie.data.schema import STEPS, Field, Schema
+from reverie.data.space import Unseen
 from reverie.data.table import Array, Table
 from reverie.errors import DataError, SchemaMismatch
 
@@ -136,21 +137,19 @@ def _what(X: Any) -> str:
     return f"a {type(X).__module__.split('.')[0]} {type(X).__name__}".replace("a builtins ", "a ")
 
 
-def read_table(
-    schema: Schema, X: Any, y: Any = None, *, partial: bool = False, unseen: Literal["refuse", "missing"] = "refuse"
-) -> Table:
+def read_table(schema: Schema, X: Any, y: Any = None, *, partial: bool = False, unseen: Unseen = "refuse") -> Table:
     """Later data against a known schema.
 
     A DataFrame's columns go by name, in any order. Data columns must all be there, unless `partial`, which fills
     absent ones with missing cells; condition, weight, group, time and id columns are read where they are; a column
     the schema has never seen is refused. `y` is labels or numbers for the condition (or its column's name), and
     wins over a column in X. Missing cells are allowed everywhere, in y for labels only (the codec refuses those
-    that a family does not take). With unseen="missing" a category of a sequence that was never seen is a missing
+    that a family does not take). Unless `unseen` refuses it, a category of a sequence that was never seen is a missing
     step instead of an error.
 
     Raises `SchemaMismatch`: a renamed, absent or extra column, another shape, an unseen category, another type.
     """
-    lenient = unseen == "missing"
+    lenient = unseen != "refuse"
     if schema.container == "long":
         return read_long(schema, X, y, partial=partial, unseen=lenient)
     if schema.container == "dataframe":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import re
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -116,21 +117,34 @@ def _check_mixed(frame: Any, path: Path, asked: Asked) -> None:
             )
 
 
+TEXTS = ("lines", "paragraphs", "whole")
+
+
 def read_text(path: Path, asked: Asked) -> Loaded:
-    """A text file: one example per line, UTF-8, empty lines skipped (also .gz)."""
+    """A text file, UTF-8 (also .gz): an example per line, per paragraph (those are apart by empty lines), or the whole."""
     opener: Callable[..., Any] = gzip.open if path.suffix == ".gz" else open
     try:
         with opener(path, "rt", encoding="utf-8-sig") as file:
-            lines = [line.rstrip("\n") for line in file]
+            text = file.read()
     except UnicodeDecodeError as problem:
         raise DataError(f"{path} is not UTF-8 text (byte {problem.start}): save it as UTF-8") from None
     except (OSError, EOFError, zlib.error) as problem:
         raise DataError(f"{path} is damaged: {problem}") from None
-    kept = [line for line in lines if line.strip()]
-    if not kept:
+    if not text.strip():
         raise DataError(f"{path} has no lines with text: give one example per line")
+    if asked.texts == "whole":
+        return Loaded([text], name=stem(path))
+    if asked.texts == "paragraphs":
+        return Loaded(
+            [part.strip("\n") for part in re.split(r"\n(?:[ \t]*\n)+", text) if part.strip()], name=stem(path)
+        )
+    lines = text.split("\n")
+    lines = lines[:-1] if lines[-1] == "" else lines
+    kept = [line for line in lines if line.strip()]
     skipped = len(lines) - len(kept)
     told = [f"{skipped} empty lines of {path.name} were skipped"] if skipped else []
+    if skipped > max(len(kept) // 20, 1):
+        told[0] += "; where the file is prose, texts='paragraphs' or 'whole' keeps its lines together"
     return Loaded(kept, name=stem(path), warnings=told)
 
 

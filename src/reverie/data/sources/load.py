@@ -15,7 +15,7 @@ from reverie.data.forms.long import infer_long
 from reverie.data.forms.reading import data_warnings, infer, is_frame, read_table, step_lengths
 from reverie.data.schema import Schema
 from reverie.data.sources.bundled import NAMES, read_hub, read_named
-from reverie.data.sources.files import read_delimited, read_npy, read_npz, read_text
+from reverie.data.sources.files import TEXTS, read_delimited, read_npy, read_npz, read_text
 from reverie.data.sources.idx import image_files, is_idx, read_idx
 from reverie.data.sources.images import ENDINGS, read_folder
 from reverie.data.sources.loaded import Asked, Loaded
@@ -49,6 +49,7 @@ def load_data(
     mode: str | None = None,
     missing: Sequence[str] = (),
     sequences: str | None = None,
+    texts: str = "lines",
 ) -> Dataset:
     """Examples from a name, a path or memory, split and ready for `fit(data.train)`.
 
@@ -70,6 +71,8 @@ def load_data(
         missing: cells of a CSV that mean missing, besides the usual ones.
         sequences: the rows of a table are the steps of sequences that this column names, sorted by `time`; `all` when
             they are one sequence. See `reverie.sequences`.
+        texts: what an example of a text file is: each of its `lines`, its `paragraphs`, or the `whole` file, which is
+            split by cutting it (its beginning trains).
 
     Raises:
         DataError: what cannot be read, with file, column, row and what to do. InvalidOption: a wrong option.
@@ -79,6 +82,10 @@ def load_data(
         raise InvalidOption("source is a Dataset already: use data.split(...) for other parts")
     if split is not None and split not in METHODS:
         raise InvalidOption(f"split: no method {split!r}{hint(str(split), METHODS)} Methods: {', '.join(METHODS)}")
+    if texts not in TEXTS:
+        raise InvalidOption(
+            f"texts: no way {texts!r} to read a text file{hint(str(texts), TEXTS)} Ways: {', '.join(TEXTS)}"
+        )
     if max_rows is not None and (isinstance(max_rows, bool) or not isinstance(max_rows, int) or max_rows < 1):
         raise InvalidOption(f"max_rows: expected a whole number of at least 1, got {max_rows!r}")
     for what, value in (("roles", roles), ("kinds", kinds)):
@@ -89,7 +96,7 @@ def load_data(
         if column is not None and sequences is None:
             asked_roles.setdefault(str(column), role)
     asked = Asked(
-        None if y is False else y, asked_roles, dict(kinds or {}), in_memory, image_size, mode, tuple(missing)
+        None if y is False else y, asked_roles, dict(kinds or {}), in_memory, image_size, mode, tuple(missing), texts
     )
     loaded, order = _open([source] if is_text(source) else source, asked, root), time
     if sequences is None:
@@ -109,6 +116,7 @@ def load_data(
         }
         given |= {"time": order, "seed": seed, "root": root, "max_rows": max_rows, "in_memory": in_memory}
         given |= {"image_size": image_size, "mode": mode, "missing": missing, "sequences": sequences}
+        given |= {"texts": texts}
         data.origin = _origin(source, given)
     return data
 
@@ -226,7 +234,7 @@ def _parted(
         return data
     if split == "random" and data.schema.container != "long":
         split = next((role for role in ("group", "time") if data.schema.with_role(role)), "random")
-    if split == "random" and len(data) < len(fractions):
+    if split == "random" and len(data) < len(fractions) and not data.one_sequence:
         data.warnings.append(f"{len(data)} rows are too few to split")
         return data
     return data.split(split, fractions=fractions, seed=seed)
@@ -234,6 +242,8 @@ def _parted(
 
 def _open(source: Any, asked: Asked, root: str | Path | None) -> Loaded:
     """Find the reader for a source."""
+    if asked.texts != "lines" and not (isinstance(source, str | Path) and _is_text_file(Path(source))):
+        raise InvalidOption("texts is for text files: this source is none")
     pictures = isinstance(source, str | Path) and Path(source).expanduser().is_dir() and source not in NAMES
     if (asked.image_size is not None or asked.mode is not None) and not pictures:
         raise InvalidOption("image_size and mode are for folders of pictures: this source is none")
@@ -247,6 +257,11 @@ def _open(source: Any, asked: Asked, root: str | Path | None) -> Loaded:
     if is_torch_dataset(source):
         return read_torch(source)
     return Loaded(source)
+
+
+def _is_text_file(path: Path) -> bool:
+    last = [ending.lower() for ending in path.suffixes[-2:] if ending.lower() != ".gz"]
+    return bool(last) and last[-1] in (".txt", ".text")
 
 
 def _open_path(source: str | Path, asked: Asked) -> Loaded:

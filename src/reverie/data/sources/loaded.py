@@ -43,6 +43,7 @@ class Asked:
     image_size: int | tuple[int, int] | None = None
     mode: str | None = None
     missing: tuple[str, ...] = ()
+    texts: str = "lines"
 
     def streams(self, nbytes: int) -> bool:
         """Should a source of this many bytes in memory stay on disk?"""

@@ -28,8 +28,19 @@ class Follows(HasLoss, Protocol):
     def follow(self, batch: Batch, total: Callable[[Sequence[Tensor]], None]) -> None: ...
 
 
-def global_mean(values: Tensor, batch: Batch, run: Run) -> Tensor:
-    """This process's part of the (weighted) mean over the global batch of per-row values (n,)."""
+class Counts(HasLoss, Protocol):
+    """A network whose losses are sums over parts of a row, `counts(batch)` (n,) of them: the tokens predicted in a window,
+    say. Means are then per part, whichever rows the parts are in."""
+
+    def counts(self, batch: Batch) -> Tensor: ...
+
+
+def global_mean(values: Tensor, batch: Batch, run: Run, counts: Tensor | None = None) -> Tensor:
+    """This process's part of the (weighted) mean over the global batch of per-row values (n,), or over all `counts` (n,) parts
+    of them that they are sums of."""
+    if counts is not None:
+        weight = torch.ones_like(values) if batch.weight is None else batch.weight.to(values.dtype)
+        return (values * weight).sum() / run.sum((weight * counts.to(values.dtype)).sum()).clamp_min(1e-12)
     if batch.weight is None:
         return values.sum() / batch.rows
     weight = batch.weight.to(values.dtype)
@@ -53,6 +64,7 @@ class Gradient(Learner):
         self.network, self._descent, self._run, self._start = network, descent, run, start
         self.trained = descent.parameters
         self._follow = getattr(network, "follow", None)
+        self._counts = getattr(network, "counts", None)
 
     def begin(self, batches: Callable[[], Iterable[Batch]]) -> None:
         if self._start is not None:
@@ -61,7 +73,7 @@ class Gradient(Learner):
     def step(self, batch: Batch) -> Metrics:
         noise = self._run.noise(batch.rows, batch.x.dtype)
         rows = self.network.loss(batch, noise, self._run.progress)  # type: ignore[operator]
-        means = {name: global_mean(values, batch, self._run) for name, values in rows.items()}
+        means = self._means(rows, batch)
         self._descent.minimise(means["loss"])
         if self._follow is not None:
             with torch.no_grad():
@@ -71,7 +83,11 @@ class Gradient(Learner):
     @torch.no_grad()
     def validate(self, batch: Batch, noise: Noise) -> Metrics:
         rows = self.network.loss(batch, noise, 1.0)  # type: ignore[operator]
-        return {name: global_mean(values, batch, self._run) for name, values in rows.items()}
+        return self._means(rows, batch)
+
+    def _means(self, rows: dict[str, Tensor], batch: Batch) -> Metrics:
+        counts = None if self._counts is None else self._counts(batch)
+        return {name: global_mean(values, batch, self._run, counts) for name, values in rows.items()}
 
     def state(self) -> State:
         return {"descent": self._descent.state()}
