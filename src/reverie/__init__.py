@@ -26,6 +26,7 @@ _NAMES = {
     "resume": "reverie.store",
     "finetune": "reverie.estimator",
     "dry_run": "reverie.estimator",
+    "lr_range": "reverie.estimator",
     "evaluate": "reverie.evaluation",
     "compare": "reverie.evaluation",
     "Report": "reverie.evaluation",

@@ -13,6 +13,7 @@ from reverie.data.sources.load import sequences as sequences
 from reverie.estimator import Estimator as Estimator
 from reverie.estimator import dry_run as dry_run
 from reverie.estimator import finetune as finetune
+from reverie.estimator import lr_range as lr_range
 from reverie.evaluation import Comparison as Comparison
 from reverie.evaluation import Report as Report
 from reverie.evaluation import compare as compare

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 import tempfile
 from abc import ABC, abstractmethod
@@ -24,6 +25,7 @@ from reverie.data.space import Space, Wants
 from reverie.errors import Diverged, Interrupted, InvalidOption
 from reverie.learning import launch
 from reverie.learning.phases import Phase
+from reverie.learning.probing import LRRange, probe
 from reverie.learning.run import Run, group_is_open, in_worker, pick_device, start_processes, stop_processes
 from reverie.learning.trainer import Trainer
 from reverie.learning.training import Training
@@ -162,7 +164,14 @@ def _fit(job: Job) -> Model:
     joined = group_is_open()
     rank, world = start_processes(training.device)
     try:
-        run = Run(seed=job.seed, device=pick_device(training.device, rank), rank=rank, world=world, clip=training.clip)
+        run = Run(
+            seed=job.seed,
+            device=pick_device(training.device, rank),
+            rank=rank,
+            world=world,
+            clip=training.clip,
+            accumulation=training.accumulation,
+        )
         if job.resume is not None:
             check_resume(job, run)
         with torch.random.fork_rng(devices=[]):
@@ -238,10 +247,10 @@ def dry_run(
 
     training = config.replace(estimator._training(training, overrides), out=None)
     data = as_dataset(X, y)
-    run = Run(seed=seed, device=pick_device(training.device), clip=training.clip)
+    run = Run(seed=seed, device=pick_device(training.device), clip=training.clip, accumulation=training.accumulation)
     with torch.random.fork_rng(devices=[]):
         trainer, model = prepare(Job(estimator, data, training, None, seed, None), run)
-        plan = trainer.plan()
+        plan = trainer.budget.plan()
         seconds = trainer.time_steps(3)
     state = sum(t.numel() * t.element_size() for t in trainer.network.state_dict().values())
     rows = trainer.data.n
@@ -260,6 +269,37 @@ def dry_run(
         "resolved": model.info["resolved"],
         "measured": time.strftime("%Y-%m-%d"),
     }
+
+
+def lr_range(
+    estimator: Estimator,
+    X: Any,
+    y: Any = None,
+    *,
+    low: float = 1e-6,
+    high: float = 1.0,
+    steps: int = 100,
+    training: Training | None = None,
+    seed: int = 0,
+    **overrides: Any,
+) -> LRRange:
+    """Which learning rates suit this recipe and these data: a short training at rates that rise from `low` to `high`.
+
+    Costs `steps` updates; nothing is kept. Returns the smoothed loss at every rate, and a suggestion for `lr` (Smith 2017, section
+    3.3). Raises `InvalidOption` for families without a learning rate or without a loss that says how training goes.
+    """
+    lr = getattr(estimator, "lr", None)
+    if not isinstance(lr, float):
+        raise InvalidOption(f"lr_range: {estimator.family} has no learning rate")
+    if not 0 < low < high < math.inf:
+        raise InvalidOption(f"lr_range: low and high must be 0 < low < high, got {low!r} and {high!r}")
+    config.check_count(steps, "steps")
+    training = config.replace(estimator._training(training, overrides), out=None)
+    run = Run(seed=seed, device=pick_device(training.device), clip=training.clip, accumulation=training.accumulation)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(stream(seed, "torch", 0))
+        trainer, _ = prepare(Job(estimator, as_dataset(X, y), training, None, seed, None), run)
+        return probe(trainer, lr, low, high, steps)
 
 
 def finetune(model: Model, X: Any, y: Any = None, **options: Any) -> Model:

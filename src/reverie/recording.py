@@ -118,6 +118,8 @@ def _with(model: Model, network: nn.Module, trainer: Trainer) -> Model:
     """`model` with these weights and what the trainer knows so far."""
     info = {**model.info, "seconds": round(trainer.seconds(), 3), "steps": trainer.at.total}
     info["cpu_seconds"] = round(trainer.cpu_seconds(), 3)
+    if trainer.pacing.history:
+        info["pace"] = trainer.pacing.history
     return Model(
         model.estimator,
         model.schema,

@@ -136,6 +136,7 @@ class Batches:
             weight=move(rows.weight),
             rows=slot.rows,
             key=(self._token, slot, whole) if order.rows is None and self._steady else None,
+            labelled_steps=rows.labelled_steps,
         )
 
 

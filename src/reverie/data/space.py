@@ -276,6 +276,19 @@ class Batch:
     weight: Tensor | None = None
     rows: int = 0
     key: tuple[Hashable, ...] | None = None
+    labelled_steps: bool = False
+
+    def part(self, index: slice) -> Batch:
+        """Those of its examples, as a part of the same global batch."""
+        steps = self.x.steps(index) if isinstance(self.x, Ragged) else index
+        return Batch(
+            x=rows_of(self.x, index),
+            observed=rows_of(self.observed, steps),
+            y=rows_of(self.y, steps if self.labelled_steps else index),
+            weight=rows_of(self.weight, index),
+            rows=self.rows,
+            labelled_steps=self.labelled_steps,
+        )
 
 
 def blocks_in_order(blocks: Iterable[Block]) -> tuple[Block, ...]:

@@ -30,6 +30,8 @@ class Learner(ABC):
     """The rule updates once per pass: a budget in steps is rounded up to whole passes."""
     averages: bool = True
     """A running average of this network's parameters makes sense."""
+    casts: bool = False
+    """The rule follows gradients of a network's loss, which `run.pace` computes in another precision, compiled, in parts."""
     trained: list[nn.Parameter] | None = None
     """The parameters of the network that this rule changes, None for all."""
 

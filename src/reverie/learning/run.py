@@ -12,6 +12,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from reverie.errors import InvalidOption
+from reverie.learning.pace import Pace
 from reverie.rng import StreamNoise, generator
 
 _TIMEOUT = timedelta(minutes=10)
@@ -25,12 +26,25 @@ class Run:
     """
 
     def __init__(
-        self, *, seed: int, device: torch.device, rank: int = 0, world: int = 1, clip: float | None = None
+        self,
+        *,
+        seed: int,
+        device: torch.device,
+        rank: int = 0,
+        world: int = 1,
+        clip: float | None = None,
+        accumulation: int = 1,
     ) -> None:
         self.seed, self.device, self.rank, self.world, self.clip = seed, device, rank, world, clip
         self.generator = generator(seed, "training", device=device)
         self.progress = 0.0
         """Fraction of the phase's budget that is spent, for schedules."""
+        self.pace = Pace()
+        """How gradient steps are computed."""
+        self.accumulation = accumulation
+        """Parts of a batch that are computed one after the other."""
+        self.lr_scale: float | None = None
+        """Every learning rate as a multiple of its highest, whatever the schedule says, for probing."""
 
     @property
     def is_main(self) -> bool:

@@ -18,6 +18,9 @@ from torch import nn
 from reverie.data.batches import Batches, Order, Slot
 from reverie.data.space import Batch
 from reverie.errors import Diverged, Interrupted, InvalidOption
+from reverie.learning.budget import Budget
+from reverie.learning.pace import refuse
+from reverie.learning.pacing import Pacing
 from reverie.learning.phases import Learner, Phase, Position, State
 from reverie.learning.rules.averaged import Averaged
 from reverie.learning.run import Run
@@ -43,10 +46,11 @@ class Trainer:
     ) -> None:
         self.run_, self.network, self.phases, self.data = run, network, phases, data
         self.training, self.hooks, self.validation = training, hooks or Hooks(), validation
+        self.budget = Budget(training, phases, data, run, lambda: self.seconds())
         self.at = Position()
         self.history: list[dict[str, Any]] = []
         self.stopping = Stopping()
-        self._sums = Sums()
+        self.sums = Sums()
         self._learner: Learner | None = None
         self._callback_error: Exception | None = None
         self._pending: State | None = None
@@ -55,6 +59,7 @@ class Trainer:
         self._cpu = time.process_time()
         self._good: State | None = None
         self.checkpoint: str | None = None
+        self.pacing = Pacing(self)
 
     # ------------------------------------------------------------------ the loop
 
@@ -94,42 +99,46 @@ class Trainer:
             self.network.load_state_dict(network.state_dict())
 
     def _run_phase(self, phase: Phase) -> None:
-        slots = self.data.slots(phase.batch_size or self.training.batch_size)
-        learner = self._open(phase)
-        total = self._total_steps(self.at.phase, len(slots), learner)
-        self._keep_good()
+        slots = self.data.slots(self.budget.batch_size(phase))
+        learner = self.open(phase)
+        total = self.budget.steps(self.at.phase, len(slots), learner)
         self.network.train()
-        while not self._spent(total) and not learner.finished and not self._waited_enough():
+        learner = self._learner = self.pacing.open(phase, learner, slots, total)
+        self._keep_good()
+        while not self.budget.spent(self.at, total) and not learner.finished and not self._waited_enough():
             order = self.data.order(phase.name, self.at.epoch, shuffle=phase.shuffle)
             for number in range(self.at.batch, len(slots)):
-                self._step(learner, phase, slots[number], order, total)
+                self.step(learner, phase, slots[number], order, total)
                 self.at.batch = number + 1
                 if self.at.batch == len(slots):
                     break
                 self._between_batches()
-                if self._spent(total) and not learner.per_pass:
+                if self.pacing.stale():
+                    learner = self._learner = self.pacing.measure(phase, learner, slots, total)
+                if self.budget.spent(self.at, total) and not learner.per_pass:
                     break
             if self.at.batch == len(slots):
                 self._epoch_end(phase, learner)
 
-    def _step(self, learner: Learner, phase: Phase, slot: Slot, order: Order, total: int | None) -> None:
+    def step(self, learner: Learner, phase: Phase, slot: Slot, order: Order, total: int | None) -> None:
         run, at = self.run_, self.at
-        run.progress = self._progress(total)
+        run.progress = self.budget.progress(self.at, total)
         noise = run.noise(slot.rows, self.data.codec.space.torch_dtype)
         batch = self.data.batch(slot, order, None if phase.middle else noise, run.device)
         if phase.transform is not None:
             batch = phase.transform(batch, noise)
-        self._sums.add(learner.step(batch), slot.rows)
+        batch.x = run.pace.laid_out(batch.x)
+        self.sums.add(learner.step(batch), slot.rows)
         at.step += 1
         at.total += 1
-        if at.total % self.training.log_steps == 0:
+        if at.total % self.training.log_steps == 0 and not self.pacing.measuring:
             self._log_step(phase, total)
 
     def _epoch_end(self, phase: Phase, learner: Learner) -> None:
         at = self.at
         late = learner.epoch_end()
-        means = self._sums.means(self.run_)
-        self._sums = Sums()
+        means = self.sums.means(self.run_)
+        self.sums = Sums()
         if late:
             stacked = torch.stack([value.double() for value in late.values()])
             means.update(zip(late, self.run_.sum(stacked).tolist(), strict=True))
@@ -143,7 +152,7 @@ class Trainer:
         self.history.append(record)
         if learner.objective and learner.objective in held_out:
             self._watch(held_out[learner.objective])
-        self._report({"event": "epoch", **record})
+        self.report({"event": "epoch", **record})
         self._keep_good()
         every = self.training.snapshot_epochs
         if every and self.hooks.snapshot and self.run_.is_main and at.epoch % every == 0:
@@ -153,13 +162,9 @@ class Trainer:
 
     # ------------------------------------------------------------------ phases and budgets
 
-    def _open(self, phase: Phase) -> Learner:
+    def open(self, phase: Phase) -> Learner:
         """The phase's learner: fresh and begun, or restored when a state is pending."""
-        learner = phase.learner()
-        self._check_options(phase, learner)
-        if self.training.ema:
-            learner = Averaged(learner, self.training.ema)
-        self._learner = learner
+        learner = self._learner = self.make(phase)
         if self._pending is not None:
             learner.load_state(self._pending)
             self._pending = None
@@ -167,11 +172,19 @@ class Trainer:
             learner.begin(lambda: self._whole_batches(phase))
         return learner
 
+    def make(self, phase: Phase) -> Learner:
+        """The phase's rule, its weights averaged where that is asked for."""
+        learner = phase.learner()
+        self._check_options(phase, learner)
+        return Averaged(learner, self.training.ema) if self.training.ema else learner
+
     def check(self) -> None:
         """Refuse options that the first phase's rule cannot honour, before anything is written."""
         self._check_options(self.phases[0], self.phases[0].learner())
 
     def _check_options(self, phase: Phase, learner: Learner) -> None:
+        if not learner.casts and len(self.phases) == 1:
+            refuse(self.training, phase.name)
         if self.training.ema and not learner.averages:
             raise InvalidOption(f"ema: phase {phase.name!r} has no gradient steps to average; leave ema out")
         if self.training.patience and learner.objective is None:
@@ -187,80 +200,36 @@ class Trainer:
 
     def _whole_batches(self, phase: Phase) -> Iterator[Batch]:
         """All rows as global batches, the same on every rank, with a noise stream of their own."""
-        size = phase.batch_size or self.training.batch_size
+        size = self.budget.batch_size(phase)
         source = generator(self.run_.seed, "begin", phase.name, device=self.run_.device)
         for slot in self.data.slots(size):
             noise = StreamNoise(source, slot.rows, dtype=self.data.codec.space.torch_dtype)
             batch = self.data.batch(slot, Order(), None if phase.middle else noise, self.run_.device, whole=True)
             yield batch if phase.transform is None else phase.transform(batch, noise)
 
-    def _total_steps(self, number: int, slots: int, learner: Learner) -> int | None:
-        """Updates this phase may make; None for a budget in minutes."""
-        training, share = self.training, self._share(number)
-        if training.minutes is not None:
-            return None
-        if training.steps is not None:
-            steps = max(1, round(training.steps * share))
-            return math.ceil(steps / slots) * slots if learner.per_pass else steps
-        assert training.epochs is not None
-        return max(round(training.epochs * share), min(training.epochs, 1)) * slots
-
-    def _share(self, number: int) -> float:
-        return self.phases[number].share / sum(phase.share for phase in self.phases)
-
     def _close_history(self) -> None:
         """Record an epoch that the budget cut short. Its sums stay in the saved state, so a larger budget goes on."""
-        if self._sums.values:
-            means = self._sums.means(self.run_)
+        if self.sums.values:
+            means = self.sums.means(self.run_)
             self._refuse_non_finite(means)
             phase = self.phases[self.at.phase].name
             record = {"phase": phase, "epoch": self.at.epoch + 1, "step": self.at.total, "partial": True, **means}
             self.history = [*self.history, record]
-            self._sums = Sums()
-
-    def _spent(self, total: int | None) -> bool:
-        if total is not None:
-            return self.at.step >= total
-        assert self.training.minutes is not None
-        until = sum(self._share(number) for number in range(self.at.phase + 1)) * self.training.minutes * 60
-        # Ranks' clocks differ; rank 0 decides.
-        return bool(self.run_.broadcast(self.seconds() >= until))
-
-    def _progress(self, total: int | None) -> float:
-        if total is not None:
-            return self.at.step / total
-        assert self.training.minutes is not None
-        if self.at.batch == 0 or self.run_.progress == 0:
-            before = sum(self._share(number) for number in range(self.at.phase)) * self.training.minutes * 60
-            length = self._share(self.at.phase) * self.training.minutes * 60
-            return float(self.run_.broadcast(min(max(self.seconds() - before, 0.0) / length, 1.0)))
-        return self.run_.progress
-
-    def plan(self) -> list[dict[str, Any]]:
-        """The split of the budget by phases, for `reverie info` and dry runs."""
-        rows = []
-        for number, phase in enumerate(self.phases):
-            slots = self.data.slots(phase.batch_size or self.training.batch_size)
-            row: dict[str, Any] = {"phase": phase.name, "share": self._share(number), "batches_per_epoch": len(slots)}
-            total = self._total_steps(number, len(slots), phase.learner())
-            row["minutes"] = None if total is not None else (self.training.minutes or 0.0) * self._share(number)
-            row["steps"], row["epochs"] = total, None if total is None else total / len(slots)
-            rows.append(row)
-        return rows
+            self.sums = Sums()
 
     def time_steps(self, count: int) -> dict[str, float]:
         """Seconds per update of each phase, measured on `count` real ones (the network's weights change)."""
         seconds = {}
         for number, phase in enumerate(self.phases):
             self.at = Position(phase=number)
-            learner = self._open(phase)
+            learner = self.open(phase)
             self.network.train()
-            slots = self.data.slots(phase.batch_size or self.training.batch_size)
+            slots = self.data.slots(self.budget.batch_size(phase))
             order = self.data.order(phase.name, 0, shuffle=phase.shuffle)
-            self._step(learner, phase, slots[0], order, None if self.training.minutes else 1)  # warm-up, not counted
+            self.step(learner, phase, slots[0], order, None if self.training.minutes else 1)  # warm-up, not counted
             start = time.perf_counter()
             for step in range(count):
-                self._step(learner, phase, slots[(step + 1) % len(slots)], order, None if self.training.minutes else 1)
+                self.step(learner, phase, slots[(step + 1) % len(slots)], order, None if self.training.minutes else 1)
             seconds[phase.name] = (time.perf_counter() - start) / count
         return seconds
 
@@ -279,7 +248,8 @@ class Trainer:
             batch = self.validation.batch(slot, Order(), None if phase.middle else noise, self.run_.device)
             if phase.transform is not None:
                 batch = phase.transform(batch, noise)
-            sums.add(learner.validate(batch, noise), slot.rows)
+            with self.run_.pace.plainly(self.network):
+                sums.add(learner.validate(batch, noise), slot.rows)
         self.network.train()
         return sums.means(self.run_)
 
@@ -306,16 +276,16 @@ class Trainer:
         return self.at.cpu_seconds + time.process_time() - self._cpu
 
     def _log_step(self, phase: Phase, total: int | None) -> None:
-        means = self._sums.means(self.run_)
+        means = self.sums.means(self.run_)
         self._refuse_non_finite(means)
         seconds = self.seconds()
         record: dict[str, Any] = {"event": "step", "phase": phase.name, "epoch": self.at.epoch, "step": self.at.total}
         record |= {**means, "seconds": round(seconds, 3), "rate": round(self.at.total / max(seconds, 1e-9), 2)}
         if total:
             record["of"] = total
-        self._report(record)
+        self.report(record)
 
-    def _report(self, record: dict[str, Any]) -> None:
+    def report(self, record: dict[str, Any]) -> None:
         if self.run_.is_main:
             self.hooks.log(record)
             self.hooks.progress(record)
@@ -369,8 +339,8 @@ class Trainer:
     def _save(self) -> None:
         if self.hooks.save is None:
             return
-        if self._sums.values:
-            self._refuse_non_finite(self._sums.means(self.run_))
+        if self.sums.values:
+            self._refuse_non_finite(self.sums.means(self.run_))
         state = self.state()
         if self.run_.is_main:
             self.checkpoint = self.hooks.save(state, self.at)
@@ -381,7 +351,7 @@ class Trainer:
         now = time.perf_counter()
         self.at.seconds, self._clock = self.at.seconds + now - self._clock, now
         self.at.cpu_seconds, self._cpu = self.cpu_seconds(), time.process_time()
-        stacked = {name: self.run_.gather_ranks(value) for name, value in self._sums.values.items()}
+        stacked = {name: self.run_.gather_ranks(value) for name, value in self.sums.values.items()}
         return {
             "format": STATE_FORMAT,
             "at": asdict(self.at),
@@ -391,8 +361,9 @@ class Trainer:
             "torch_rng": torch.get_rng_state(),
             "stopping": asdict(self.stopping),
             "history": self.history,
-            "sums": {"rows": self._sums.rows, "values": stacked},
+            "sums": {"rows": self.sums.rows, "values": stacked},
             "world": self.run_.world,
+            "pacing": self.pacing.state(),
         }
 
     def load_state(self, state: State) -> None:
@@ -405,8 +376,9 @@ class Trainer:
         self.history = list(state["history"])
         rank, device = self.run_.rank, self.run_.device
         values = {name: value[rank].to(device).clone() for name, value in state["sums"]["values"].items()}
-        self._sums = Sums(state["sums"]["rows"], values)
+        self.sums = Sums(state["sums"]["rows"], values)
         self._pending = state["learner"]
+        self.pacing.load_state(state.get("pacing"))
         self.at.done = False  # a larger budget may go on from here
 
 

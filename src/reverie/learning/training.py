@@ -32,6 +32,20 @@ class Training:
     """Largest gradient norm; larger gradients are scaled down to it."""
     ema: float | None = Field(default=None, ge=0, lt=1)
     """Decay of the running average of the weights that inference then uses; 0 turns it off."""
+    accumulation: int = Field(default=1, ge=1)
+    """Parts of a batch computed one after the other, their gradients added before the update: as much less memory."""
+    activation_checkpointing: bool = False
+    """Layers forget their activations and compute them again for the gradient: less memory for one more forward pass."""
+    precision: Literal["float32", "bfloat16", "auto"] | None = None
+    """Matrix products and convolutions of gradient steps in float32 or bfloat16; auto measures on a few real steps and
+    keeps the faster if the loss agrees. By default float32."""
+    compile: Literal["off", "on", "auto"] | None = None
+    """Compile networks for training; auto measures, where the run is long enough for that to pay. By default off."""
+    channels_last: Literal["off", "on", "auto"] | None = None
+    """Keep the channels of a pixel side by side in memory; auto measures. By default off."""
+    speed: Literal["plain", "auto"] = "plain"
+    """auto: precision, compile and channels_last that are not given are measured, at the start and again when the load of
+    the machine changes. Which of them win depends on the machine, so a seed then repeats a run only up to rounding."""
     devices: int = Field(default=1, ge=1)
     """Processes to train on."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"

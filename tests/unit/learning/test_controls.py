@@ -11,7 +11,7 @@ import torch
 
 import reverie.estimator
 from reverie import serial
-from reverie.learning.trainer import Trainer
+from reverie.learning.budget import Budget
 from reverie.rng import generator
 
 
@@ -86,8 +86,8 @@ def test_control(breakage: str, family: str, tmp_path: Path, monkeypatch: pytest
     runs.stopped(family, tmp_path / "stopped", step)
 
     if breakage == "schedule":
-        progress = Trainer._progress
-        monkeypatch.setattr(Trainer, "_progress", lambda self, total: max(progress(self, total) - 0.3, 0.0))
+        progress = Budget.progress
+        monkeypatch.setattr(Budget, "progress", lambda self, at, total: max(progress(self, at, total) - 0.3, 0.0))
     else:
         read = serial.read
 

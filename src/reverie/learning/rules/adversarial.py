@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from reverie.data.space import Batch
 from reverie.learning.phases import Learner, Metrics, State
 from reverie.learning.rules.descent import Descent
-from reverie.learning.rules.gradient import global_mean
+from reverie.learning.rules.gradient import descend
 from reverie.learning.run import Run
 from reverie.rng import Noise
 
@@ -26,8 +26,15 @@ class Player:
     updates: int = 1
 
 
+def _at(player: Player, round_: int) -> Callable[[Batch, Noise], dict[str, Tensor]]:
+    """The player's loss in that round."""
+    return lambda batch, noise: player.loss(batch, noise, round_)
+
+
 class Adversarial(Learner):
     """Each step is a round: every player in order makes its updates on the batch. There is no objective to stop on."""
+
+    casts = True
 
     def __init__(self, network: nn.Module, players: list[Player], run: Run) -> None:
         self.network, self._players, self._run = network, players, run
@@ -37,12 +44,10 @@ class Adversarial(Learner):
         metrics: Metrics = {}
         for player in self._players:
             for _ in range(player.updates):
-                noise = self._run.noise(batch.rows, batch.x.dtype)
-                rows = player.loss(batch, noise, self._round)
-                means = {name: global_mean(values, batch, self._run) for name, values in rows.items()}
-                player.descent.minimise(means["loss"])
+                turn = _at(player, self._round)
+                means = descend(player.descent, turn, batch, self._run)
             for name, value in means.items():
-                metrics[player.name if name == "loss" else f"{player.name}.{name}"] = value.detach()
+                metrics[player.name if name == "loss" else f"{player.name}.{name}"] = value
         self._round += 1
         return metrics
 

@@ -23,7 +23,7 @@ class Averaged(Learner):
     def __init__(self, learner: Learner, decay: float) -> None:
         self.network, self._learner, self._decay, self._steps = learner.network, learner, decay, 0
         self.objective, self.per_pass, self.validates = learner.objective, learner.per_pass, learner.validates
-        self.trained = learner.trained
+        self.trained, self.casts = learner.trained, learner.casts
         self._average = copy.deepcopy(learner.network).requires_grad_(False)
         self._pairs()
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol
 
 import torch
@@ -35,16 +36,58 @@ class Counts(HasLoss, Protocol):
     def counts(self, batch: Batch) -> Tensor: ...
 
 
-def global_mean(values: Tensor, batch: Batch, run: Run, counts: Tensor | None = None) -> Tensor:
-    """This process's part of the (weighted) mean over the global batch of per-row values (n,), or over all `counts` (n,) parts
-    of them that they are sums of."""
-    if counts is not None:
-        weight = torch.ones_like(values) if batch.weight is None else batch.weight.to(values.dtype)
-        return (values * weight).sum() / run.sum((weight * counts.to(values.dtype)).sum()).clamp_min(1e-12)
-    if batch.weight is None:
-        return values.sum() / batch.rows
-    weight = batch.weight.to(values.dtype)
-    return (values * weight).sum() / run.sum(weight.sum())
+def shared(batch: Batch, run: Run, counts: Tensor | None = None) -> Tensor | float:
+    """What sums over the global batch are divided by to be means: its rows, or their weights, or with `counts` (n,) all the
+    parts that the rows' values are sums of. A collective where it depends on the rows."""
+    if counts is None and batch.weight is None:
+        return batch.rows
+    each = batch.weight if counts is None else counts if batch.weight is None else batch.weight * counts
+    assert each is not None
+    return run.sum(each.to(torch.float32 if each.dtype != torch.float64 else each.dtype).sum()).clamp_min(1e-12)
+
+
+def part_of_mean(values: Tensor, batch: Batch, total: Tensor | float) -> Tensor:
+    """These rows' part (n,) of the (weighted) mean over the global batch, of which `total` is what `shared` gave."""
+    values = values.float() if values.dtype in (torch.bfloat16, torch.float16) else values
+    return (values if batch.weight is None else values * batch.weight.to(values.dtype)).sum() / total
+
+
+def in_parts(batch: Batch, run: Run) -> Iterator[tuple[Batch, int]]:
+    """The batch in `run.accumulation` parts with the rows that each has over all processes. Every process has a row of every
+    part, and the noise drawn for a part is that of its rows: with parts of eights, those of 1, 2, 4 or 8 processes are the
+    same ones."""
+    unit = math.lcm(8, run.world)
+    unit = unit if batch.rows >= unit * run.accumulation else run.world
+    rounds = batch.rows // unit
+    count = min(run.accumulation, rounds)
+    if count == 1:
+        yield batch, batch.rows
+        return
+    edges = [rounds * part // count * unit for part in range(count)]
+    for start, stop in zip(edges, [*edges[1:], batch.rows], strict=True):
+        own = slice(start // run.world, None if stop == batch.rows else stop // run.world)
+        yield batch.part(own), stop - start
+
+
+def descend(
+    descent: Descent,
+    loss: Callable[[Batch, Noise], dict[str, Tensor]],
+    batch: Batch,
+    run: Run,
+    counts: Tensor | None = None,
+) -> Metrics:
+    """One step down the mean of per-row losses called "loss", in parts and precision as the run says; the means of all."""
+    total, metrics = shared(batch, run, counts), Metrics()
+    for part, rows in in_parts(batch, run):
+        noise = run.noise(rows, part.x.dtype)
+        with run.pace.casting(run.device):
+            values = loss(part, noise)
+        means = {name: part_of_mean(value, part, total) for name, value in values.items()}
+        descent.add(means["loss"])
+        for name, value in means.items():
+            metrics[name] = value.detach() if name not in metrics else metrics[name] + value.detach()
+    descent.step()
+    return metrics
 
 
 class Gradient(Learner):
@@ -52,6 +95,7 @@ class Gradient(Learner):
 
     objective = "loss"
     validates = True
+    casts = True
 
     def __init__(
         self,
@@ -71,23 +115,22 @@ class Gradient(Learner):
             self._start(batches)
 
     def step(self, batch: Batch) -> Metrics:
-        noise = self._run.noise(batch.rows, batch.x.dtype)
-        rows = self.network.loss(batch, noise, self._run.progress)  # type: ignore[operator]
-        means = self._means(rows, batch)
-        self._descent.minimise(means["loss"])
+        counts = None if self._counts is None else self._counts(batch)
+        means = descend(self._descent, self._loss, batch, self._run, counts)
         if self._follow is not None:
             with torch.no_grad():
                 self._follow(batch, self._run.sum_all)
-        return {name: value.detach() for name, value in means.items()}
+        return means
+
+    def _loss(self, batch: Batch, noise: Noise) -> dict[str, Tensor]:
+        rows: dict[str, Tensor] = self.network.loss(batch, noise, self._run.progress)  # type: ignore[operator]
+        return rows
 
     @torch.no_grad()
     def validate(self, batch: Batch, noise: Noise) -> Metrics:
         rows = self.network.loss(batch, noise, 1.0)  # type: ignore[operator]
-        return self._means(rows, batch)
-
-    def _means(self, rows: dict[str, Tensor], batch: Batch) -> Metrics:
-        counts = None if self._counts is None else self._counts(batch)
-        return {name: global_mean(values, batch, self._run, counts) for name, values in rows.items()}
+        total = shared(batch, self._run, None if self._counts is None else self._counts(batch))
+        return {name: part_of_mean(values, batch, total) for name, values in rows.items()}
 
     def state(self) -> State:
         return {"descent": self._descent.state()}
