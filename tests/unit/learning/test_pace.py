@@ -273,7 +273,7 @@ def test_what_cannot_be_compiled_is_said_before_training(monkeypatch: pytest.Mon
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, while it compiles
+@pytest.mark.filterwarnings("ignore")  # of torch itself, while it compiles
 def test_compiled_training_learns_the_same() -> None:
     plain, compiled = VAE.fit(TABLE, epochs=2), VAE.fit(TABLE, epochs=2, compile="on")
     assert far(plain, compiled) < 1e-3
