@@ -118,6 +118,7 @@ def _with(model: Model, network: nn.Module, trainer: Trainer) -> Model:
     """`model` with these weights and what the trainer knows so far."""
     info = {**model.info, "seconds": round(trainer.seconds(), 3), "steps": trainer.at.total}
     info["cpu_seconds"] = round(trainer.cpu_seconds(), 3)
+    info["findings"] = [finding.to_json() for finding in trainer.watch.found]
     if trainer.pacing.history:
         info["pace"] = trainer.pacing.history
     return Model(

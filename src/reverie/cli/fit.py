@@ -159,6 +159,7 @@ def _resumable(error: Interrupted, out: Path) -> Interrupted:
 
 def _report(model: Any, out: Path, screen: Screen) -> None:
     screen.warn([text for text in model.warnings if not text.startswith("duplicates:")])
+    screen.warn([str(finding) for finding in model.findings])
     last = model.history[-1] if model.history else {}
     document = {
         "run": str(out),
@@ -170,6 +171,7 @@ def _report(model: Any, out: Path, screen: Screen) -> None:
         "last": last,
         "can": sorted(model.can),
         "warnings": model.warnings,
+        "findings": [finding.to_json() for finding in model.findings],
     }
     facts = f"{document['epochs']} epochs, {document['steps']} steps, {duration(document['seconds'])}"
     screen.result(document, f"{model.summary()}\ntrained: {facts}\nsaved in {out}")

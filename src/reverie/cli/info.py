@@ -49,6 +49,8 @@ def facts(path: Path) -> dict[str, Any]:
         "epochs": saved["history"][-1]["epoch"] if saved["history"] else 0,
         "history": saved["history"],
         "warnings": saved["warnings"],
+        "findings": info.get("findings", []),
+        "pace": info.get("pace", []),
         "bytes": sum(file.stat().st_size for file in path.rglob("*") if file.is_file()),
     }
     if out["kind"] == "run":
@@ -93,8 +95,18 @@ def _phases(model: Any, out: dict[str, Any]) -> list[dict[str, Any]]:
     return rows
 
 
+def _pace(measured: dict[str, Any]) -> str:
+    """What was chosen of the ways to compute steps, and how fast each was."""
+    chosen = measured["chosen"]
+    kept = ", ".join([chosen["precision"], *(name for name in ("compile", "channels_last") if chosen[name])])
+    timed = ", ".join(f"{name} {seconds * 1000:.3g} ms" for name, seconds in measured["seconds_per_step"].items())
+    return f"{kept} (a step took: {timed})"
+
+
 def text(found: dict[str, Any]) -> str:
     """The document as text."""
+    from reverie.learning.findings import Finding
+
     lines = [f"{found['path']}: {found['kind']} of the family {found['family']}, {size(found['bytes'])} on disk"]
     if found["parameters"] is not None:
         lines.append(f"parameters: {found['parameters']:,}")
@@ -127,6 +139,8 @@ def text(found: dict[str, Any]) -> str:
     if found["versions"]:
         lines.append("made with: " + ", ".join(f"{name} {version}" for name, version in found["versions"].items()))
     lines += [f"warning: {warning}" for warning in found["warnings"]]
+    lines += [f"finding: {Finding(**item)}" for item in found["findings"]]
+    lines += [f"pace from step {item['step']}: {_pace(item)}" for item in found["pace"]]
     if found.get("not_loaded"):
         lines.append(f"not loaded: {found['not_loaded']}")
     return "\n".join(lines)

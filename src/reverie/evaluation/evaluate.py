@@ -65,7 +65,8 @@ def judge(model: Judged, yardstick: Yardstick, title: str | None = None) -> Repo
     notes = [*found.notes, *yardstick.notes, *copied.notes]
     notes += [f"Features {space.name}: {space.note}." for space in yardstick.spaces if space.note]
     warnings = [str(getattr(item, "message", item)) for item in model.warnings]
-    about = describe(model)
+    findings = list(getattr(model, "findings", []))
+    about = describe(model) | {"findings": [finding.to_json() for finding in findings]}
     data = {
         "name": yardstick.test.name,
         "test_rows": yardstick.test.total,
@@ -86,7 +87,7 @@ def judge(model: Judged, yardstick: Yardstick, title: str | None = None) -> Repo
     return Report(
         title=name,
         rows=tuple(rows),
-        findings=tuple(in_words(rows, notes, warnings)),
+        summary=tuple(in_words(rows, notes, warnings, findings)),
         notes=tuple(notes),
         warnings=tuple(warnings),
         model=about,

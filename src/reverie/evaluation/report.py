@@ -11,7 +11,7 @@ from typing import Any
 from reverie.evaluation.page import report_fragment, report_page
 from reverie.evaluation.pictures import Figure
 from reverie.evaluation.rows import ARROWS, READING, Row, finite, floor_text, range_text, value_text
-from reverie.evaluation.summary import Finding
+from reverie.evaluation.summary import Sentence
 from reverie.metrics.arrays import FloatArray
 
 FORMAT = "reverie report 1"
@@ -21,13 +21,13 @@ FORMAT = "reverie report 1"
 class Report:
     """What `evaluate` returns.
 
-    `rows` the figures; `findings` the sentences; `notes` what is absent and why; `model`, `data` and `settings` JSON
+    `rows` the figures; `summary` the sentences; `notes` what is absent and why; `model`, `data` and `settings` JSON
     records of what was judged, on what and how; `per_row` the nats of each test row, for paired comparison.
     """
 
     title: str
     rows: tuple[Row, ...]
-    findings: tuple[Finding, ...] = ()
+    summary: tuple[Sentence, ...] = ()
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     model: dict[str, Any] = field(default_factory=dict)
@@ -49,7 +49,7 @@ class Report:
         return {
             "format": FORMAT,
             "title": self.title,
-            "summary": [{"text": item.text, "tone": item.tone} for item in self.findings],
+            "summary": [{"text": item.text, "tone": item.tone} for item in self.summary],
             "rows": [row.to_dict() for row in self.rows],
             "notes": list(self.notes),
             "warnings": list(self.warnings),
@@ -66,7 +66,7 @@ class Report:
     def to_markdown(self, path: str | Path | None = None) -> str:
         """Summary, table and notes as Markdown, written to `path` if one is given."""
         lines = [f"# {self.title}", ""]
-        lines += [f"- {item.text}" for item in self.findings]
+        lines += [f"- {item.text}" for item in self.summary]
         lines += ["", f"| {' | '.join(HEADER)} |", "|---|--:|--:|--:|:--|"]
         lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in cells(row)) + " |" for row in self.rows]
         lines += ["", READING]
@@ -79,7 +79,7 @@ class Report:
         return write_text(report_page(self), path)
 
     def __repr__(self) -> str:
-        lines = [self.title, *(f"  {item.text}" for item in self.findings), ""]
+        lines = [self.title, *(f"  {item.text}" for item in self.summary), ""]
         return "\n".join([*lines, *aligned(HEADER, [cells(row) for row in self.rows]), *self.notes])
 
     def _repr_html_(self) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,6 +51,14 @@ class Learner(ABC):
         """The metrics of a held-out batch, without learning, on the noise given; {} if there is no objective."""
         return {}
 
+    def monitors(self) -> Sequence[Any]:
+        """What watches this rule (`findings.Monitor`s), fresh."""
+        return ()
+
+    def chains(self) -> Tensor | None:
+        """This process's persistent chains as they stand, (chains, units); None for a rule without."""
+        return None
+
     @property
     def finished(self) -> bool:
         """The rule has converged: the phase ends after this pass."""
@@ -79,6 +87,8 @@ class Phase:
     batch_size: int | None = None
     transform: Callable[[Batch, Noise], Batch] | None = None
     shuffle: bool = True
+    monitors: Callable[[], Sequence[Any]] | None = None
+    """What watches this phase (`findings.Monitor`s) beside the monitors of its rule."""
     middle: bool = False
     """Batches hold the middle of what the codec's noise may make of a row (grey levels as they are), not draws."""
 

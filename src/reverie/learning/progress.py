@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+from reverie.learning.findings import Finding
+
 
 class Progress:
     """Shows trainer records through rich when `wanted` (None: when stderr is a terminal)."""
@@ -21,6 +23,13 @@ class Progress:
             return
         if self._bar is None:
             self._open()
+        if record["event"] == "finding":
+            self._bar.console.print(
+                f"{record['severity']}: {Finding(**_without_event(record))}", markup=False, highlight=False
+            )
+            return
+        if record["event"] == "pace":
+            return
         losses = "  ".join(f"{k} {v:.4g}" for k, v in record.items() if isinstance(v, float) and k not in _NOT_LOSSES)
         epoch = record["epoch"] + (record["event"] == "step")
         text = f"{self._title} {record['phase']} epoch {epoch}  {losses}"
@@ -46,6 +55,10 @@ class Progress:
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
+
+
+def _without_event(record: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in record.items() if name != "event"}
 
 
 _NOT_LOSSES = ("seconds", "rate", "progress")

@@ -43,6 +43,10 @@ class Run:
         """How gradient steps are computed."""
         self.accumulation = accumulation
         """Parts of a batch that are computed one after the other."""
+        self.observing = False
+        """This step is looked at: descents note the norm of their gradient."""
+        self.gradient_norm: Tensor | None = None
+        """The largest norm of a gradient in this step, where it was observed."""
         self.lr_scale: float | None = None
         """Every learning rate as a multiple of its highest, whatever the schedule says, for probing."""
 

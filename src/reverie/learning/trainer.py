@@ -7,18 +7,19 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from reverie.data.batches import Batches, Order, Slot
 from reverie.data.space import Batch
 from reverie.errors import Diverged, Interrupted, InvalidOption
 from reverie.learning.budget import Budget
+from reverie.learning.findings import Finding, Watch
 from reverie.learning.pace import refuse
 from reverie.learning.pacing import Pacing
 from reverie.learning.phases import Learner, Phase, Position, State
@@ -26,7 +27,7 @@ from reverie.learning.rules.averaged import Averaged
 from reverie.learning.run import Run
 from reverie.learning.training import Training
 from reverie.learning.watching import Hooks, Stopping, Sums
-from reverie.rng import StreamNoise, generator
+from reverie.rng import RowNoise, StreamNoise, generator, stream
 
 STATE_FORMAT = 1
 
@@ -60,6 +61,7 @@ class Trainer:
         self._good: State | None = None
         self.checkpoint: str | None = None
         self.pacing = Pacing(self)
+        self.watch = Watch(run, self._samples(), self._held_out, self._tell)
 
     # ------------------------------------------------------------------ the loop
 
@@ -104,6 +106,7 @@ class Trainer:
         total = self.budget.steps(self.at.phase, len(slots), learner)
         self.network.train()
         learner = self._learner = self.pacing.open(phase, learner, slots, total)
+        self.watch.open(phase, learner)
         self._keep_good()
         while not self.budget.spent(self.at, total) and not learner.finished and not self._waited_enough():
             order = self.data.order(phase.name, self.at.epoch, shuffle=phase.shuffle)
@@ -128,7 +131,13 @@ class Trainer:
         if phase.transform is not None:
             batch = phase.transform(batch, noise)
         batch.x = run.pace.laid_out(batch.x)
-        self.sums.add(learner.step(batch), slot.rows)
+        if self.pacing.measuring:
+            self.sums.add(learner.step(batch), slot.rows)
+        else:
+            self.watch.before(self.network, at)
+            metrics = learner.step(batch)
+            self.sums.add(metrics, slot.rows)
+            self.watch.after(metrics, learner, at)
         at.step += 1
         at.total += 1
         if at.total % self.training.log_steps == 0 and not self.pacing.measuring:
@@ -153,6 +162,7 @@ class Trainer:
         if learner.objective and learner.objective in held_out:
             self._watch(held_out[learner.objective])
         self.report({"event": "epoch", **record})
+        self.watch.epoch(means, learner, at)
         self._keep_good()
         every = self.training.snapshot_epochs
         if every and self.hooks.snapshot and self.run_.is_main and at.epoch % every == 0:
@@ -252,6 +262,31 @@ class Trainer:
                 sums.add(learner.validate(batch, noise), slot.rows)
         self.network.train()
         return sums.means(self.run_)
+
+    def _held_out(self, rows: int) -> Batch:
+        """The first rows that are kept aside, or of training where none are, in the middle of their noise."""
+        data = self.validation or self.data
+        return data.batch(Slot(0, min(rows, data.n)), Order(), None, self.run_.device, whole=True)
+
+    def _samples(self) -> Callable[[int], Tensor] | None:
+        """Draws of the network as it stands, with the y of held-out rows; None for sequences and networks that draw none."""
+        if self.data.codec.space.sequence or not callable(getattr(self.network, "sample", None)):
+            return None
+
+        @torch.no_grad()
+        def draw(rows: int) -> Tensor:
+            y = self._held_out(rows).y
+            noise = RowNoise(stream(self.run_.seed, "monitor"), rows, device=self.run_.device)
+            self.network.eval()
+            with self.run_.pace.plainly(self.network):
+                drawn: Tensor = self.network.sample(noise, y)  # type: ignore[operator]
+            self.network.train()
+            return drawn
+
+        return draw
+
+    def _tell(self, finding: Finding) -> None:
+        self.report({"event": "finding", **finding.to_json()})
 
     def _watch(self, value: float) -> None:
         if not self.training.patience:
@@ -364,6 +399,7 @@ class Trainer:
             "sums": {"rows": self.sums.rows, "values": stacked},
             "world": self.run_.world,
             "pacing": self.pacing.state(),
+            "watch": self.watch.state(),
         }
 
     def load_state(self, state: State) -> None:
@@ -379,6 +415,7 @@ class Trainer:
         self.sums = Sums(state["sums"]["rows"], values)
         self._pending = state["learner"]
         self.pacing.load_state(state.get("pacing"))
+        self.watch.load_state(state.get("watch"))
         self.at.done = False  # a larger budget may go on from here
 
 

@@ -12,6 +12,7 @@ from reverie import catalog
 from reverie.data.codec.maps import Codec
 from reverie.data.schema import Schema
 from reverie.errors import InvalidOption, Unsupported, did_you_mean
+from reverie.learning.findings import Finding
 from reverie.learning.run import present
 from reverie.model.capabilities import discover, keyword_options
 from reverie.model.intake import Intake
@@ -47,6 +48,11 @@ class Core:
     def family(self) -> str:
         """The catalog name of the family."""
         return str(self.estimator.family)
+
+    @property
+    def findings(self) -> list[Finding]:
+        """What training noticed about itself: divergence, overfitting, dead units ... with what to do about it."""
+        return [Finding(**found) for found in self.info.get("findings", [])]
 
     @property
     def can(self) -> frozenset[str]:

@@ -43,7 +43,7 @@ def test_the_true_model_is_indistinguishable(true_report):
     gap = true_report.row("train − test gap of log p(x)")
     assert gap.verdict == "no gap beyond noise"
     assert gap.floor_sd == pytest.approx(math.sqrt(1.5 / 350 + 1.5 / 700), rel=0.15)
-    assert not any(finding.tone == "bad" for finding in true_report.findings)
+    assert not any(finding.tone == "bad" for finding in true_report.summary)
     assert "bits/dim" not in {row.name for row in true_report.rows}
     assert not any("fid" in row.name for row in true_report.rows)
 
@@ -66,7 +66,7 @@ def test_a_shift_reads_what_theory_says(normals):
     assert report.row("mean KS of columns").value == pytest.approx(2 * NormalDist().cdf(0.4) - 1, abs=0.06)
     assert "x the floor" in report.row("sliced w2[table]").verdict
     assert report.row("kid[table]").z > 5
-    assert any("Furthest off" in finding.text for finding in report.findings)
+    assert any("Furthest off" in finding.text for finding in report.summary)
 
 
 def test_sets_are_drawn_at_the_same_n_with_different_seeds(normals):
@@ -139,7 +139,7 @@ def test_overfitting_and_copying_are_said(normals):
     copies = report.row("exact copies of train rows")
     assert (copies.value, copies.verdict) == (1.0, "more than test rows have: copies")
     assert report.row("distance to nearest train row").verdict.startswith("closer to train")
-    assert any(finding.text.startswith("It copies") and finding.tone == "bad" for finding in report.findings)
+    assert any(finding.text.startswith("It copies") and finding.tone == "bad" for finding in report.summary)
 
 
 def test_a_discrete_probability_above_one_is_called_impossible():
@@ -281,7 +281,7 @@ def test_modes_are_counted_on_the_ring():
     poor = evaluate(FakeModel(train.schema, lambda n, rng: draw(n, rng, 5)), test, train)
     assert poor.row("modes covered").value == 5
     assert "Real and generated points" in {figure.title for figure in poor.figures}
-    assert any("Parts of the data are missing" in finding.text for finding in poor.findings)
+    assert any("Parts of the data are missing" in finding.text for finding in poor.summary)
 
 
 def test_sequences_get_likelihood_only():
@@ -314,4 +314,4 @@ def test_bad_calls_say_what_to_do(normals):
         evaluate(model, np.zeros((50, 4)))
     small = evaluate(model, np.random.default_rng(0).normal(size=(40, 3)))
     assert small.row("kid[table]").verdict == "n too small to rank"
-    assert any("nothing can be ranked" in finding.text for finding in small.findings)
+    assert any("nothing can be ranked" in finding.text for finding in small.summary)

@@ -134,7 +134,7 @@ def test_page_stands_alone_and_is_well_formed(report, tmp_path):
         assert heading in html
     assert "12,345 parameters" in html
     assert "2 columns are constant" in html
-    for finding in report.findings:
+    for finding in report.summary:
         assert finding.text.split(":")[0] in html
     fragment = report._repr_html_()
     assert "<html" not in fragment

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from reverie.data.space import Batch
+from reverie.learning.findings import Monitor
+from reverie.learning.monitors import gradient_monitors
 from reverie.learning.phases import Learner, Metrics, State
 from reverie.learning.rules.descent import Descent
 from reverie.learning.rules.gradient import descend
@@ -39,6 +41,9 @@ class Adversarial(Learner):
     def __init__(self, network: nn.Module, players: list[Player], run: Run) -> None:
         self.network, self._players, self._run = network, players, run
         self._round = 0
+
+    def monitors(self) -> list[Monitor]:
+        return gradient_monitors()
 
     def step(self, batch: Batch) -> Metrics:
         metrics: Metrics = {}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -48,6 +49,12 @@ class Averaged(Learner):
             for ours, theirs in self._buffers:
                 ours.copy_(theirs)
         return metrics
+
+    def monitors(self) -> Sequence[Any]:
+        return self._learner.monitors()
+
+    def chains(self) -> Tensor | None:
+        return self._learner.chains()
 
     def epoch_end(self) -> Metrics:
         return self._learner.epoch_end()

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from reverie.data.space import Batch
+from reverie.learning.findings import Monitor
+from reverie.learning.monitors import ChainsStuck, Diverging, NothingLearned, Overfitting
 from reverie.learning.phases import Learner, Metrics, State
 from reverie.learning.rules.contrastive import moments, shares
 from reverie.learning.rules.descent import Descent
@@ -36,6 +38,12 @@ class ClampedMinusFree(Learner):
         self._sweeps, self._count = sweeps, chains
         self.objective = None if chains else "loss"
         self._chains: Tensor | None = None
+
+    def monitors(self) -> list[Monitor]:
+        return [Diverging(), NothingLearned(), Overfitting(), ChainsStuck()]
+
+    def chains(self) -> Tensor | None:
+        return self._chains
 
     def begin(self, batches: Callable[[], Iterable[Batch]]) -> None:
         network: Any = self.network

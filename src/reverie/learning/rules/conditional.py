@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 from reverie.data.space import Batch, Ragged
+from reverie.learning.findings import Monitor
+from reverie.learning.monitors import Diverging, Overfitting
 from reverie.learning.phases import Learner, Metrics, State
 from reverie.learning.rules.descent import Descent
 from reverie.learning.run import Run
@@ -31,6 +33,9 @@ class ConditionalDivergence(Learner):
         self.network: Conditional = network
         self._descent, self._run, self._sweeps, self._frames = descent, run, sweeps, frames
         self.objective = "loss" if network.listed is not None else None
+
+    def monitors(self) -> list[Monitor]:
+        return [Diverging(), Overfitting()]
 
     def begin(self, batches: Callable[[], Iterable[Batch]]) -> None:
         found = [self.network.moments(batch.x, _step_weights(batch, torch.float64)) for batch in batches()]

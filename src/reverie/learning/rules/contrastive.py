@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from reverie.data.space import Batch, Ragged
+from reverie.learning.findings import Monitor
+from reverie.learning.monitors import ChainsStuck, Diverging, Overfitting
 from reverie.learning.phases import Learner, Metrics, State
 from reverie.learning.rules.descent import Descent
 from reverie.learning.rules.ladder import Ladder
@@ -88,6 +90,12 @@ class ContrastiveDivergence(Learner):
         self._chains: Tensor | None = None
         """Odd units of persistent chains, (chains x replicas, odd width)."""
         self.fantasy: Tensor | None = None
+
+    def monitors(self) -> list[Monitor]:
+        return [Diverging(), Overfitting(), ChainsStuck()]
+
+    def chains(self) -> Tensor | None:
+        return self.fantasy if self.count else None
 
     def begin(self, batches: Callable[[], Iterable[Batch]]) -> None:
         machine = self._machine

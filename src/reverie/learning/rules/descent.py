@@ -97,8 +97,13 @@ class Descent:
         self._update()
 
     def _update(self) -> None:
-        if self._run.clip is not None:
-            nn.utils.clip_grad_norm_(self.parameters, self._run.clip)
+        run = self._run
+        if run.clip is not None:
+            norm = nn.utils.clip_grad_norm_(self.parameters, run.clip)
+        elif run.observing:
+            norm = nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
+        if run.observing:
+            run.gradient_norm = norm if run.gradient_norm is None else torch.maximum(run.gradient_norm, norm)
         if self._decay != "constant" or self._warmup or self._run.lr_scale is not None:
             factor = self._run.lr_scale or schedule(self._decay, self._run.progress, warmup=self._warmup)
             for optimizer in self.optimizers:

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from reverie.data.space import Batch
+from reverie.learning.findings import Monitor
+from reverie.learning.monitors import Diverging, Overfitting
 from reverie.learning.phases import Learner, Metrics, State
 from reverie.learning.rules.contrastive import shares
 from reverie.learning.rules.descent import Descent
@@ -36,6 +38,9 @@ class RaggedDivergence(Learner):
         self.network, self._machine, self._descent, self._run = network, machine, descent, run
         self._sweeps, self._decay = sweeps, decay
         self.trained = descent.parameters
+
+    def monitors(self) -> list[Monitor]:
+        return [Diverging(), Overfitting()]
 
     def begin(self, batches: Callable[[], Iterable[Batch]]) -> None:
         self._machine.start(batches())

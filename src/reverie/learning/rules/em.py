@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from reverie.data.space import Batch
 from reverie.errors import InvalidOption
 from reverie.inference.pieces import own_threads
+from reverie.learning.findings import Monitor
+from reverie.learning.monitors import LikelihoodFell, Overfitting
 from reverie.learning.phases import Learner, Metrics, Phase, State
 from reverie.learning.run import Run
 from reverie.rng import Noise
@@ -56,7 +58,7 @@ _RESCUES = 10
 _PROPOSALS = 64
 """Changes to try at once at first; fewer after each failure."""
 _DICTS = ("_carried", "_running", "_pending", "_kept", "_running_kept")
-_SCALARS = ("_total", "_step", "_best", "_waited", "_hidden", "_rescues", "_most", "_tried", "_asked")
+_SCALARS = ("_total", "_step", "_best", "_waited", "_hidden", "_rescues", "_most", "_tried", "_asked", "_before")
 _TALLIES = ("log_likelihood", "rows", "hidden")
 
 
@@ -95,6 +97,12 @@ class ExpectationMaximisation(Learner):
         self._pending: Sums = {}
         self._kept: Sums = {}
         self._running_kept: Sums = {}
+        self._before, self._steady = -math.inf, True
+        self.fell: float | None = None
+        """By how much the last pass lowered the objective, over its size; None where more than EM has changed it."""
+
+    def monitors(self) -> list[Monitor]:
+        return [LikelihoodFell(), Overfitting()]
 
     @torch.no_grad()
     @own_threads()
@@ -114,6 +122,7 @@ class ExpectationMaximisation(Learner):
     def step(self, batch: Batch) -> Metrics:
         if self._pending:
             self._try()
+        self._steady &= batch.key is not None
         found: Sums = self.network.statistics(batch)  # type: ignore[operator]
         if self._decay is not None:
             self._run.sum_all(list(found.values()))
@@ -150,6 +159,9 @@ class ExpectationMaximisation(Learner):
         prior = self._ask("log_prior", torch.zeros_like(rows))
         mean, penalty = sums["log_likelihood"] / rows, prior / rows
         value = float(mean + penalty)
+        plain = self.per_pass and self._steady and not self._tried and not self._carried
+        self.fell = (self._before - value) / max(abs(value), 1.0) if plain and self._before > -math.inf else None
+        self._before, self._steady = value if plain else -math.inf, True
         kept = self._judge(value)
         if kept and self.per_pass:
             total = {name: value + sums[name] for name, value in self._carried.items()} or sums
@@ -158,6 +170,7 @@ class ExpectationMaximisation(Learner):
             # With a memory no member is dead for having no rows in this pass: those remembered are its own.
             if self._rescues and not self._carried and self._ask("rescue", False, sums):
                 self._rescues -= 1
+                self._before = -math.inf
             current = move(sums)
         else:
             current = self._running
@@ -227,7 +240,7 @@ class ExpectationMaximisation(Learner):
         for name in _DICTS:
             setattr(self, name, {key: value.to(device).clone() for key, value in state["dicts"][name].items()})
         for name in _SCALARS:
-            setattr(self, name, state["scalars"][name])
+            setattr(self, name, state["scalars"].get(name, getattr(self, name)))
 
 
 def em_phases(

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from reverie.data.space import Batch
+from reverie.learning.findings import Monitor
+from reverie.learning.monitors import gradient_monitors
 from reverie.learning.phases import Learner, Metrics, State
 from reverie.learning.rules.descent import Descent
 from reverie.learning.run import Run
@@ -109,6 +111,9 @@ class Gradient(Learner):
         self.trained = descent.parameters
         self._follow = getattr(network, "follow", None)
         self._counts = getattr(network, "counts", None)
+
+    def monitors(self) -> list[Monitor]:
+        return gradient_monitors()
 
     def begin(self, batches: Callable[[], Iterable[Batch]]) -> None:
         if self._start is not None:

@@ -9,6 +9,8 @@ import torch
 from torch import nn
 
 from reverie.data.space import Batch
+from reverie.learning.findings import Monitor
+from reverie.learning.monitors import Diverging
 from reverie.learning.phases import Learner, Metrics, State
 from reverie.learning.rules.contrastive import ContrastiveDivergence, shares
 from reverie.learning.rules.descent import Descent
@@ -26,6 +28,9 @@ class UpDown(Learner):
     def __init__(self, network: nn.Module, descent: Descent, run: Run, top: ContrastiveDivergence) -> None:
         self.network, self._descent, self._run, self._top = network, descent, run, top
         self.trained = descent.parameters
+
+    def monitors(self) -> list[Monitor]:
+        return [Diverging()]
 
     def begin(self, batches: Callable[[], Iterable[Batch]]) -> None:
         self.network.untie()  # type: ignore[operator]
