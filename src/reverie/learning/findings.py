@@ -18,6 +18,8 @@ from reverie.learning.run import Run
 
 EVERY = 10
 """Updates from one look at metrics and gradients to the next."""
+_FIRST = 20
+"""The first updates of a phase are all looked at: that is when a rate far too high shows."""
 _SHARE = 0.01
 """Share of the time that monitors may draw and compare samples."""
 
@@ -68,7 +70,7 @@ class Monitor(ABC):
         return None
 
     def step(self, seen: Seen) -> Finding | None:
-        """After every tenth update."""
+        """After the first updates, and after every tenth."""
         return None
 
     def epoch(self, seen: Seen) -> Finding | None:
@@ -113,21 +115,22 @@ class Watch:
         self._loaded = {}
         self._judging, self._since = 0.0, time.perf_counter()
 
-    def before(self, network: nn.Module, at: Position) -> None:
-        """Called before every step: those that will be seen are hooked into, and note the norm of their gradient."""
+    def before(self, network: nn.Module, at: Position) -> bool:
+        """Called before every step: will it be seen? Then it is hooked into, and notes the norm of its gradient."""
+        step = at.step + 1
+        self.run.observing = bool(self._monitors) and (step <= _FIRST or step % EVERY == 0)
+        if not self.run.observing:
+            return False
         self.run.gradient_norm = None
-        self.run.observing = self._due(at.total + 1)
-        if self.run.observing and not self.run.pace.compile:
+        if not self.run.pace.compile:
             self._hooks = [undo for monitor in self._monitors if (undo := monitor.watch(network)) is not None]
+        return True
 
     def after(self, metrics: dict[str, Tensor], learner: Learner, at: Position) -> None:
-        """Called after every step."""
+        """Called after a step that is seen."""
         for undo in self._hooks:
             undo()
-        self._hooks = []
-        if not self.run.observing:
-            return
-        self.run.observing = False
+        self._hooks, self.run.observing = [], False
         names = list(metrics)
         values: list[float] = []
         if names:
@@ -144,9 +147,6 @@ class Watch:
         seen = self._seen(means, learner, at)
         for monitor in self._monitors:
             self._note(monitor.epoch(seen), at)
-
-    def _due(self, step: int) -> bool:
-        return step % EVERY == 0 and bool(self._monitors)
 
     def _judge(self, seen: Seen, at: Position) -> None:
         """Let monitors compare samples, as long as that stays cheap; on the first process, which alone tells of findings."""

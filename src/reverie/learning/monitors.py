@@ -18,8 +18,8 @@ _MOST = 400
 
 
 class Diverging(Monitor):
-    """Divergence ahead: gradients far beyond what they were, or a loss that has lost twice what training had won, while all
-    numbers are still finite."""
+    """Divergence ahead: gradients far beyond what they were, or a loss that has lost twice what training had won (or half of
+    where it began), while all numbers are still finite."""
 
     code = "training.diverging"
     kept = ("norms", "losses")
@@ -56,11 +56,11 @@ class Diverging(Monitor):
     def _loss(self) -> Finding | None:
         if len(self.losses) < self._LEAST:
             return None
-        first, now = self.losses[:3], self.losses[-3:]
-        smooth = [median(self.losses[i : i + 3]) for i in range(len(self.losses) - 2)]
-        won = max(median(first) - min(smooth), 10 * pstdev(first), 1e-3 * abs(median(first)))
-        lost = (min(now) - min(smooth)) / won
-        if not (lost > self._LOST and min(now) > max(first)):
+        first, now = self.losses[0], min(self.losses[-3:])
+        best = min(first, *(median(self.losses[i : i + 3]) for i in range(len(self.losses) - 2)))
+        won = max(first - best, 0.5 * abs(first), 0.5)  # losses near 0 say nothing of their scale: half a nat is none
+        lost = (now - best) / won
+        if not lost > self._LOST:
             return None
         return Finding(
             self.code,
@@ -77,11 +77,12 @@ class NothingLearned(Monitor):
     far from held-out rows as they were."""
 
     code = "training.nothing_learned"
-    kept = ("losses", "distance")
-    _Z, _LEAST, _CLOSER, _ROWS = 2.0, 20, 0.95, 256
+    kept = ("losses", "passes", "distance")
+    _Z, _LEAST, _PASSES, _CLOSER, _ROWS = 2.0, 20, 8, 0.95, 256
 
     def __init__(self) -> None:
         self.losses: list[float] = []
+        self.passes: list[float] = []
         self.distance: float | None = None
 
     def step(self, seen: Seen) -> Finding | None:
@@ -89,12 +90,26 @@ class NothingLearned(Monitor):
         if not objective or objective not in seen.metrics:
             return None
         self.losses = _thinned([*self.losses, seen.metrics[objective]])
-        if seen.progress < 0.5 or len(self.losses) < self._LEAST:
+        few = len(self.passes) < self._PASSES
+        return (
+            self._fallen(self.losses, "batches")
+            if few and len(self.losses) >= self._LEAST and seen.progress >= 0.5
+            else None
+        )
+
+    def epoch(self, seen: Seen) -> Finding | None:
+        objective = seen.learner.objective
+        if not objective or objective not in seen.metrics:
             return None
-        size = len(self.losses) // 4
-        first, last = self.losses[:size], self.losses[-size:]
+        self.passes = _thinned([*self.passes, seen.metrics[objective]])
+        enough = len(self.passes) >= self._PASSES and seen.progress >= 0.5
+        return self._fallen(self.passes, "passes") if enough else None
+
+    def _fallen(self, losses: list[float], between: str) -> Finding | None:
+        size = len(losses) // 4
+        first, last = losses[:size], losses[-size:]
         error = math.sqrt((pstdev(first) ** 2 + pstdev(last) ** 2) / size)
-        z = (fmean(first) - fmean(last)) / max(error, 1e-12 * abs(fmean(first)), 1e-300)
+        z = (fmean(first) - fmean(last)) / max(error, 1e-9 * abs(fmean(first)), 1e-300)
         if not z < self._Z:
             return None
         return Finding(
@@ -102,7 +117,7 @@ class NothingLearned(Monitor):
             "warning",
             z,
             self._Z,
-            "how far the loss has fallen, in standard errors between batches",
+            f"how far the loss has fallen, in standard errors between {between}",
             "Raise the learning rate (lr_range suggests one), check that the data hold what shall be learned, and that y is "
             "not shuffled.",
         )
@@ -255,7 +270,7 @@ class ChainsStuck(Monitor):
 
     code = "chains.not_mixing"
     kept = ("before", "highs")
-    _HIGH, _PASSES, _LAG = 0.9, 3, 50
+    _HIGH, _PASSES, _LAG = 0.5, 3, 50
 
     def __init__(self) -> None:
         self.before: Tensor | None = None

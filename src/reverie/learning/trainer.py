@@ -131,15 +131,13 @@ class Trainer:
         if phase.transform is not None:
             batch = phase.transform(batch, noise)
         batch.x = run.pace.laid_out(batch.x)
-        if self.pacing.measuring:
-            self.sums.add(learner.step(batch), slot.rows)
-        else:
-            self.watch.before(self.network, at)
-            metrics = learner.step(batch)
-            self.sums.add(metrics, slot.rows)
-            self.watch.after(metrics, learner, at)
+        watching = not self.pacing.measuring and self.watch.before(self.network, at)
+        metrics = learner.step(batch)
+        self.sums.add(metrics, slot.rows)
         at.step += 1
         at.total += 1
+        if watching:
+            self.watch.after(metrics, learner, at)
         if at.total % self.training.log_steps == 0 and not self.pacing.measuring:
             self._log_step(phase, total)
 

@@ -159,10 +159,14 @@ class ExpectationMaximisation(Learner):
         prior = self._ask("log_prior", torch.zeros_like(rows))
         mean, penalty = sums["log_likelihood"] / rows, prior / rows
         value = float(mean + penalty)
-        plain = self.per_pass and self._steady and not self._tried and not self._carried
-        self.fell = (self._before - value) / max(abs(value), 1.0) if plain and self._before > -math.inf else None
-        self._before, self._steady = value if plain else -math.inf, True
+        plain = self.per_pass and self._steady and not self._carried
+        self.fell = None
+        if plain and not self._tried and self._before > -math.inf:
+            self.fell = (self._before - value) / max(abs(value), 1.0)
         kept = self._judge(value)
+        if kept:  # after a trial that failed the pass before it is what the next one must reach
+            self._before = value if plain else -math.inf
+        self._steady = True
         if kept and self.per_pass:
             total = {name: value + sums[name] for name, value in self._carried.items()} or sums
             move = self._maximise(total)
