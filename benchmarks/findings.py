@@ -100,7 +100,7 @@ HEALTHY: dict[str, tuple[Callable[[int], Any], Callable[[int], Any], dict[str, A
     "vae": (lambda s: rv.VAE(), rows, {"epochs": 60}),
     "vae pictures": (lambda s: rv.VAE(), greys, {"epochs": 25}),
     "vae held out": (lambda s: rv.VAE(), greys, {"epochs": 25, "validation": 0.2}),
-    "gan": (lambda s: rv.GAN(), rows, {"epochs": 60}),
+    "gan": (lambda s: rv.GAN(), rows, {"epochs": 300}),
     "gan pictures": (lambda s: rv.GAN(), greys, {"epochs": 40}),
 }
 
@@ -120,7 +120,7 @@ PLANTED: dict[str, tuple[str, Callable[[int], Any], Callable[[int], Any], dict[s
         {"epochs": 40},
     ),
     "rate too low": ("training.nothing_learned", lambda s: rv.VAE(lr=1e-9), greys, {"epochs": 60}),
-    "gan at rate too low": ("training.nothing_learned", lambda s: rv.GAN(lr=1e-9), rows, {"epochs": 120}),
+    "gan at rate too low": ("training.nothing_learned", lambda s: rv.GAN(lr=1e-9), rows, {"epochs": 300}),
     "sixty rows, five hundred passes": (
         "training.overfitting",
         lambda s: rv.VAE(),

@@ -3,7 +3,6 @@ and samples, and never change what is learned."""
 
 from __future__ import annotations
 
-import time
 from abc import ABC
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -20,8 +19,9 @@ EVERY = 10
 """Updates from one look at metrics and gradients to the next."""
 _FIRST = 20
 """The first updates of a phase are all looked at: that is when a rate far too high shows."""
-_SHARE = 0.01
-"""Share of the time that monitors may draw and compare samples."""
+_SPREAD = 1.5
+"""Samples are drawn and compared at updates that lie ever further apart, each so many times the one before: a few dozen times in
+any run, and at the same updates whatever the machine, so that a resumed run finds what the whole one finds."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Monitor(ABC):
         return None
 
     def judge(self, seen: Seen) -> Finding | None:
-        """Now and then, when samples may be drawn: as often as a hundredth of the time allows."""
+        """Now and then, when samples may be drawn: at updates ever further apart."""
         return None
 
     def state(self) -> State:
@@ -101,8 +101,8 @@ class Watch:
     _monitors: list[Monitor] = field(default_factory=list)
     _phase: str = ""
     _loaded: dict[str, State] = field(default_factory=dict)
-    _judging: float = 0.0
-    _since: float = field(default_factory=time.perf_counter)
+    _loaded_next: int = 1
+    _next: int = 1
     _hooks: list[Callable[[], None]] = field(default_factory=list)
 
     def open(self, phase: Phase, learner: Learner) -> None:
@@ -112,8 +112,8 @@ class Watch:
         for monitor in self._monitors:
             if monitor.code in self._loaded:
                 monitor.load_state(self._loaded[monitor.code])
+        self._next = self._loaded_next if self._loaded else 1
         self._loaded = {}
-        self._judging, self._since = 0.0, time.perf_counter()
 
     def before(self, network: nn.Module, at: Position) -> bool:
         """Called before every step: will it be seen? Then it is hooked into, and notes the norm of its gradient."""
@@ -149,14 +149,13 @@ class Watch:
             self._note(monitor.epoch(seen), at)
 
     def _judge(self, seen: Seen, at: Position) -> None:
-        """Let monitors compare samples, as long as that stays cheap; on the first process, which alone tells of findings."""
-        now = time.perf_counter()
+        """Let monitors compare samples, where their turn has come."""
         judges = [monitor for monitor in self._monitors if type(monitor).judge is not Monitor.judge]
-        if not judges or not self.run.is_main or self.samples is None or self._judging > _SHARE * (now - self._since):
+        if not judges or self.samples is None or at.step < self._next:
             return
+        self._next = int(max(at.step * _SPREAD, at.step + EVERY))
         for monitor in judges:
             self._note(monitor.judge(seen), at)
-        self._judging += time.perf_counter() - now
 
     def _seen(self, metrics: dict[str, float], learner: Learner, at: Position) -> Seen:
         return Seen(
@@ -174,9 +173,10 @@ class Watch:
         return {
             "found": [finding.to_json() for finding in self.found],
             "monitors": {monitor.code: monitor.state() for monitor in self._monitors},
+            "next": self._next,
         }
 
     def load_state(self, state: State | None) -> None:
         if state is not None:  # a state from before runs were watched says nothing
             self.found = [Finding(**finding) for finding in state["found"]]
-            self._loaded = state["monitors"]
+            self._loaded, self._loaded_next = state["monitors"], state["next"]

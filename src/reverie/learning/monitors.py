@@ -125,7 +125,7 @@ class NothingLearned(Monitor):
     def judge(self, seen: Seen) -> Finding | None:
         if seen.learner.objective or seen.samples is None or seen.held_out is None:
             return None
-        if self.distance is not None and seen.progress < 0.5:
+        if self.distance is not None and (seen.progress < 0.75 or self.distance == math.inf):
             return None
         ours, real = _matrix(seen.samples(self._ROWS)), _matrix(seen.held_out(self._ROWS).x)
         if ours is None or real is None or len(real) < 50:
@@ -135,7 +135,7 @@ class NothingLearned(Monitor):
             self.distance = distance if seen.progress < 0.05 else math.inf
             return None
         share = distance / max(self.distance, 1e-12)
-        if not share > self._CLOSER or self.distance == math.inf:
+        if not share > self._CLOSER:
             return None
         return Finding(
             self.code,

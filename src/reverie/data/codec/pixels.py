@@ -161,7 +161,7 @@ class ImageCodec(Codec):
         v = x.to(self.space.torch_dtype)
         u = None
         if self.noise_width:
-            u = noise.uniform(*x.shape[1:]).to(v.dtype)
+            u = noise.uniform(*x.shape[1:]).to(v.device, v.dtype)
         match self.mode:
             case "binary":
                 assert u is not None

@@ -48,7 +48,7 @@ class VariationalGaussian(FullGaussian):
         spread = filled - self.mean[0]
         covariance = spread.t() @ spread / max(len(rows), 1)
         floor = 1e-6 * covariance.diagonal().mean()
-        self.scale.copy_(self.share * covariance + floor * torch.eye(self.width, dtype=torch.float64))
+        self.scale.copy_(self.share * covariance + floor * torch.eye(self.width).to(covariance))
         self.centre.copy_(self.mean[0])
         self.covariance.copy_(self.scale.expand_as(self.covariance))
 

@@ -219,6 +219,7 @@ class DeepMachine(Bipartite):
         below, above = self.layers[number], self.layers[number + 1]
         with torch.random.fork_rng(devices=[]):  # its initial weights are thrown away
             machine = Restricted(below, above, centring=self.centring, short_products=self.short_products)
+        machine.to(self.W[0].device)
         machine.W, machine.c = self.W[number], self.b[number + 1]
         machine.b = self.stage_bias[number - 1] if number else self.b[0]
         machine.v_offset, machine.h_offset = self.part_of_mean(number), self.part_of_mean(number + 1)

@@ -102,7 +102,7 @@ class RatingNetwork(nn.Module):
         sampling from the overall frequencies."""
         check_count(sweeps, "sweeps")
         machine, choice = self.ratings, self.choice
-        longest = max(self.longest, int(lengths.max()))
+        longest, lengths = max(self.longest, int(lengths.max())), lengths.to(machine.b.device)
         if longest > machine.items:
             raise InvalidOption(
                 f"length: a user rates an item once, and there are {machine.items} items; ask for fewer"
