@@ -124,7 +124,16 @@ class _Numbered(TorchFunctionMode):
             return There(args[0].inner.new_tensor(*args[1:], **kwargs))
         if func in (torch.tensor, torch.as_tensor) and _number(kwargs.get("device")) == CUDA:
             return There(func(*args, **{**kwargs, "device": "cpu"}))
+        if func in (torch.Tensor.__getitem__, torch.Tensor.__setitem__) and isinstance(args[0], There):
+            args = (args[0], _index(args[1]), *args[2:])
         return func(*tree_map(_number, args), **tree_map(_number, kwargs))
+
+
+def _index(a: Any) -> Any:
+    """An index whose lists are tensors: torch would make them itself, on the device that `There` is of underneath."""
+    if isinstance(a, tuple):
+        return tuple(_index(part) for part in a)
+    return torch.tensor(a) if isinstance(a, list) else a
 
 
 def _number(a: Any) -> Any:
@@ -134,19 +143,25 @@ def _number(a: Any) -> Any:
 _Generator = torch.Generator
 
 
+_KEPT: list[torch.Generator] = []
+"""Generators of classes of our own must outlive what torch returns of them."""
+
+
 class FarGenerator(_Generator):
     """A generator that says where it is, and draws what one on the CPU draws."""
 
-    def __new__(cls, device: Any = "cpu") -> FarGenerator:
+    def __new__(cls, device: Any = "cpu") -> Any:
+        if torch.device(device).type == "cpu":
+            return _Generator("cpu")
         out = _Generator.__new__(cls, "cpu")
-        out.place = CUDA if torch.device(device).type == "cuda" else torch.device("cpu")
-        return out  # type: ignore[no-any-return]
+        _KEPT.append(out)
+        return out
 
     def __init__(self, device: Any = "cpu") -> None: ...
 
     @property
     def device(self) -> torch.device:  # type: ignore[override]
-        return self.place  # type: ignore[no-any-return]
+        return CUDA
 
 
 @contextlib.contextmanager
@@ -169,3 +184,4 @@ def elsewhere() -> Iterator[None]:
         torch.Generator, torch.inference_mode = _Generator, inference  # type: ignore[misc]
         for name, value in before.items():
             setattr(torch.cuda, name, value)
+        _KEPT.clear()

@@ -4,6 +4,7 @@ runs here mixes no devices, and gives the very figures of the CPU. tools/gpu_che
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import runs
@@ -16,7 +17,19 @@ from families import OPTIONS, rows_for, small_recipes
 from reverie.errors import Interrupted
 
 
-@pytest.mark.parametrize(("family", "form"), devices.cases())
+def _cases() -> list[Any]:
+    """Every family once, on its first form, and the rest as slow ones."""
+    first = {family: form for family, form in reversed(devices.cases())}
+    return [
+        pytest.param(family, form, marks=[] if first[family] == form and family not in SLOW else pytest.mark.slow)
+        for family, form in devices.cases()
+    ]
+
+
+SLOW = ("boltzmann_machine",)  # thousands of small steps, each of which the pretended device looks at
+
+
+@pytest.mark.parametrize(("family", "form"), _cases())
 def test_trained_there_it_is_what_it_is_here(family: str, form: str) -> None:
     here = devices.fit(family, form, "cpu")
     with elsewhere():
