@@ -16,7 +16,7 @@ from sklearn.datasets import load_breast_cancer, load_digits, load_iris, make_mo
 
 import reverie as rv
 from reverie.errors import Diverged
-from reverie.learning.findings import Watch
+from reverie.learning.watching.findings import Watch
 from reverie.nn.specs import MLP
 
 warnings.simplefilter("ignore")

@@ -164,6 +164,11 @@ class FarGenerator(_Generator):
         return CUDA
 
 
+def _without_gradients(mode: bool = True) -> Any:
+    """Wrapped tensors have no inference mode."""
+    return torch.no_grad() if mode else contextlib.nullcontext()
+
+
 @contextlib.contextmanager
 def elsewhere() -> Iterator[None]:
     """Within it there is a CUDA device."""
@@ -175,7 +180,7 @@ def elsewhere() -> Iterator[None]:
     torch.cuda.device_count = lambda: 1
     torch.Generator = FarGenerator  # type: ignore[misc]
     torch.__future__.set_overwrite_module_params_on_conversion(True)  # else the numbers of a parameter stay behind
-    inference, torch.inference_mode = torch.inference_mode, torch.no_grad  # wrapped tensors have no inference mode
+    inference, torch.inference_mode = torch.inference_mode, _without_gradients  # type: ignore[assignment]
     try:
         with _Dispatch(), _Numbered():
             yield

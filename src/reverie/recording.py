@@ -14,12 +14,12 @@ from reverie.data.cards import write_snapshot
 from reverie.data.dataset import Dataset
 from reverie.errors import RunConflict
 from reverie.learning.folder import RunFolder, read_config
+from reverie.learning.keeping import Hooks
 from reverie.learning.phases import Position, State
 from reverie.learning.progress import Progress
 from reverie.learning.run import Run
 from reverie.learning.trainer import Trainer
 from reverie.learning.training import Training
-from reverie.learning.watching import Hooks
 from reverie.model.model import Model
 
 _FREE_TO_CHANGE = frozenset(

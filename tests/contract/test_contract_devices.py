@@ -19,7 +19,7 @@ from reverie.errors import Interrupted
 
 def _cases() -> list[Any]:
     """Every family once, on its first form, and the rest as slow ones."""
-    first = {family: form for family, form in reversed(devices.cases())}
+    first = dict(reversed(devices.cases()))
     return [
         pytest.param(family, form, marks=[] if first[family] == form and family not in SLOW else pytest.mark.slow)
         for family, form in devices.cases()

@@ -105,7 +105,7 @@ def _pace(measured: dict[str, Any]) -> str:
 
 def text(found: dict[str, Any]) -> str:
     """The document as text."""
-    from reverie.learning.findings import Finding
+    from reverie.learning.watching.findings import Finding
 
     lines = [f"{found['path']}: {found['kind']} of the family {found['family']}, {size(found['bytes'])} on disk"]
     if found["parameters"] is not None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from reverie.evaluation.page import comparison_page
+from reverie.evaluation.pages.page import comparison_page
 from reverie.evaluation.report import Report, aligned, write_text
 from reverie.evaluation.rows import Row, finite, floor_text, value_text
 

@@ -10,9 +10,9 @@ import numpy as np
 from reverie.data.forms.conditions import read_y
 from reverie.data.forms.reading import read_table, restore_table
 from reverie.errors import InvalidOption
-from reverie.evaluation.exhibits import figures
 from reverie.evaluation.likelihood import likelihood
 from reverie.evaluation.memory import memory
+from reverie.evaluation.pages.exhibits import figures
 from reverie.evaluation.report import Report
 from reverie.evaluation.rows import Row
 from reverie.evaluation.sources import codes_in

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from reverie.evaluation.page import report_fragment, report_page
-from reverie.evaluation.pictures import Figure
+from reverie.evaluation.pages.page import report_fragment, report_page
+from reverie.evaluation.pages.pictures import Figure
 from reverie.evaluation.rows import ARROWS, READING, Row, finite, floor_text, range_text, value_text
 from reverie.evaluation.summary import Sentence
 from reverie.metrics.arrays import FloatArray

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from reverie.evaluation.rows import LIKELIHOOD_KINDS, Row, number, value_text
-from reverie.learning.findings import Finding
+from reverie.learning.watching.findings import Finding
 from reverie.metrics.floors import SMALL_N
 
 SAME = "indistinguishable at this n"

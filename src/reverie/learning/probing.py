@@ -8,9 +8,9 @@ from statistics import fmean, pstdev
 from typing import Any
 
 from reverie.errors import InvalidOption
+from reverie.learning.keeping import Sums
 from reverie.learning.phases import Phase
 from reverie.learning.trainer import Trainer
-from reverie.learning.watching import Sums
 
 _SMOOTH = 0.9
 _FIRST = 10

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from reverie.learning.findings import Finding
+from reverie.learning.watching.findings import Finding
 
 
 class Progress:

@@ -19,14 +19,14 @@ from reverie.data.batches import Batches, Order, Slot
 from reverie.data.space import Batch
 from reverie.errors import Diverged, Interrupted, InvalidOption
 from reverie.learning.budget import Budget
-from reverie.learning.findings import Finding, Watch
+from reverie.learning.keeping import Hooks, Stopping, Sums
 from reverie.learning.pace import refuse
 from reverie.learning.pacing import Pacing
 from reverie.learning.phases import Learner, Phase, Position, State
 from reverie.learning.rules.averaged import Averaged
 from reverie.learning.run import Run
 from reverie.learning.training import Training
-from reverie.learning.watching import Hooks, Stopping, Sums
+from reverie.learning.watching.findings import Finding, Watch
 from reverie.rng import RowNoise, StreamNoise, generator, stream
 
 STATE_FORMAT = 1

@@ -12,8 +12,8 @@ from reverie import catalog
 from reverie.data.codec.maps import Codec
 from reverie.data.schema import Schema
 from reverie.errors import InvalidOption, Unsupported, did_you_mean
-from reverie.learning.findings import Finding
 from reverie.learning.run import present
+from reverie.learning.watching.findings import Finding
 from reverie.model.capabilities import discover, keyword_options
 from reverie.model.intake import Intake
 from reverie.rng import RowNoise, stream

@@ -17,7 +17,7 @@ from reverie.data.pictures import grid_png, scatter_png, tile, to_uint8
 from reverie.errors import DataError
 from reverie.evaluation import evaluate
 from reverie.evaluation.features import PixelSpace, TableSpace, row_bytes
-from reverie.evaluation.pictures import curves, loss_curve_svg, marginal, strip, ticks
+from reverie.evaluation.pages.pictures import curves, loss_curve_svg, marginal, strip, ticks
 from reverie.evaluation.rows import Row, number
 from reverie.metrics import Column
 

@@ -15,9 +15,16 @@ from torch import nn
 import reverie as rv
 from reverie.cli.info import facts, text
 from reverie.errors import Interrupted
-from reverie.learning.findings import Finding, Monitor, Seen, Watch
-from reverie.learning.monitors import ChainsStuck, DeadUnits, Diverging, LikelihoodFell, NothingLearned, Overfitting
 from reverie.learning.phases import Learner
+from reverie.learning.watching.findings import Finding, Monitor, Seen, Watch
+from reverie.learning.watching.monitors import (
+    ChainsStuck,
+    DeadUnits,
+    Diverging,
+    LikelihoodFell,
+    NothingLearned,
+    Overfitting,
+)
 from reverie.nn.specs import MLP
 from reverie.probability.latent.mixture import Mixture
 

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from reverie.data.space import Batch, Ragged
-from reverie.learning.findings import Monitor
-from reverie.learning.monitors import Diverging, Overfitting
 from reverie.learning.phases import Learner, Metrics, State
 from reverie.learning.rules.descent import Descent
 from reverie.learning.run import Run
+from reverie.learning.watching.findings import Monitor
+from reverie.learning.watching.monitors import Diverging, Overfitting
 from reverie.probability.machines.conditional import Conditional
 from reverie.probability.machines.restricted import Side
 from reverie.rng import Chosen, Noise, StreamNoise

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from reverie.data.space import Batch, Ragged
-from reverie.learning.findings import Monitor
-from reverie.learning.monitors import ChainsStuck, Diverging, Overfitting
 from reverie.learning.phases import Learner, Metrics, State
 from reverie.learning.rules.descent import Descent
 from reverie.learning.rules.ladder import Ladder
 from reverie.learning.run import Run
+from reverie.learning.watching.findings import Monitor
+from reverie.learning.watching.monitors import ChainsStuck, Diverging, Overfitting
 from reverie.probability.machines.restricted import Side
 from reverie.rng import Noise
 

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from reverie.data.space import Batch
-from reverie.learning.findings import Monitor
-from reverie.learning.monitors import Diverging, Overfitting
 from reverie.learning.phases import Learner, Metrics, State
 from reverie.learning.rules.contrastive import shares
 from reverie.learning.rules.descent import Descent
 from reverie.learning.run import Run
+from reverie.learning.watching.findings import Monitor
+from reverie.learning.watching.monitors import Diverging, Overfitting
 from reverie.rng import Noise
 
 

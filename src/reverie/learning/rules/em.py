@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from reverie.data.space import Batch
 from reverie.errors import InvalidOption
 from reverie.inference.pieces import own_threads
-from reverie.learning.findings import Monitor
-from reverie.learning.monitors import LikelihoodFell, Overfitting
 from reverie.learning.phases import Learner, Metrics, Phase, State
 from reverie.learning.run import Run
+from reverie.learning.watching.findings import Monitor
+from reverie.learning.watching.monitors import LikelihoodFell, Overfitting
 from reverie.rng import Noise
 
 Sums = dict[str, Tensor]

@@ -13,7 +13,7 @@ from torch import Tensor
 from reverie.inference.graphs import between, complete, lattice, matrix
 from reverie.model.model import Model
 from reverie.models import boltzmann
-from reverie.models.energy.boltzmann import BoltzmannNetwork
+from reverie.probability.machines.boltzmann_network import BoltzmannNetwork
 
 CRITICAL = 2 / math.log(1 + math.sqrt(2))
 """The critical temperature of spins on a square lattice with J = 1."""

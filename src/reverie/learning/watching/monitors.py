@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from reverie.data.space import Points, Ragged
-from reverie.learning.findings import Finding, Monitor, Seen
+from reverie.learning.watching.findings import Finding, Monitor, Seen
 from reverie.metrics.sliced import sliced_wasserstein
 
 _MOST = 400

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from reverie.evaluation.features import image_fields
-from reverie.evaluation.pictures import Figure, curves, image_grid, marginal, scatter
+from reverie.evaluation.pages.pictures import Figure, curves, image_grid, marginal, scatter
 from reverie.evaluation.rows import number
 
 if TYPE_CHECKING:

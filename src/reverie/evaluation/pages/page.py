@@ -9,7 +9,7 @@ from itertools import groupby
 from typing import Any, Protocol
 
 from reverie._version import __version__
-from reverie.evaluation.pictures import Figure, strip
+from reverie.evaluation.pages.pictures import Figure, strip
 from reverie.evaluation.rows import ARROWS, LIKELIHOOD_KINDS, READING, Row, floor_text, number, range_text, value_text
 
 
@@ -78,7 +78,7 @@ def _side_by_side(comparison: Comparison) -> list[tuple[str, Figure]]:
 def _environment() -> Any:
     import jinja2
 
-    folder = resources.files("reverie.evaluation") / "templates"
+    folder = resources.files("reverie.evaluation.pages") / "templates"
     names = ("style.css", "parts.html", "report.html", "fragment.html", "compare.html")
     sources = {name: (folder / name).read_text(encoding="utf-8") for name in names}
     environment = jinja2.Environment(

@@ -7,9 +7,9 @@ import math
 import numpy as np
 import pytest
 import torch
-from boltzmann_kit import GRAPHS, energies, ising, machine, sherrington_kirkpatrick, states
 
 import reverie as rv
+from boltzmann_kit import GRAPHS, energies, ising, machine, sherrington_kirkpatrick, states
 from reverie.errors import Unsupported
 from reverie.inference.graphs import Listing, complete
 from reverie.models import boltzmann
