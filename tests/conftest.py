@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,6 +21,49 @@ def pytest_configure(config: pytest.Config) -> None:
     import torch
 
     torch.set_num_threads(1)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Notes the CPU seconds of every contract test, fixtures included."""
+    start = time.process_time()
+    item.config.stash[_STARTED] = start
+    return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    report = yield
+    if call.when == "teardown" and "contract" in item.path.parts:
+        report.user_properties.append(("cpu", time.process_time() - item.config.stash[_STARTED]))
+    return report
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """What the contract suite costs for each family, in CPU seconds: a new family is to cost less than `_BUDGET`."""
+    from reverie import catalog
+
+    costs: dict[str, float] = {}
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            for name, seconds in getattr(report, "user_properties", ()):
+                words = re.split(r"[-\[\] ]", report.nodeid.partition("[")[2])
+                family = next((word for word in words if word in catalog.families()), None)
+                if name == "cpu" and family is not None:
+                    costs[family] = costs.get(family, 0.0) + seconds
+    if len(costs) < 5:
+        return
+    listed = ", ".join(f"{name} {cost:.1f}" for name, cost in sorted(costs.items(), key=lambda item: -item[1]))
+    terminalreporter.write_line(f"contract suite, CPU seconds a family: {listed}")
+    for name, cost in costs.items():
+        if cost > _BUDGET:
+            terminalreporter.write_line(
+                f"{name} costs more than {_BUDGET:.0f} s of contract tests: use a smaller recipe in its kit"
+            )
+
+
+_BUDGET = 12.0
+_STARTED = pytest.StashKey[float]()
 
 
 @pytest.fixture(scope="session")

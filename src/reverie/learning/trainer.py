@@ -267,17 +267,17 @@ class Trainer:
         return data.batch(Slot(0, min(rows, data.n)), Order(), None, self.run_.device, whole=True)
 
     def _samples(self) -> Callable[[int], Tensor] | None:
-        """Draws of the network as it stands, with the y of held-out rows; None for sequences and networks that draw none."""
+        """As many draws of the network as it stands as `held_out` has rows, with their y; None for sequences and networks that draw none."""
         if self.data.codec.space.sequence or not callable(getattr(self.network, "sample", None)):
             return None
 
         @torch.no_grad()
         def draw(rows: int) -> Tensor:
-            y = self._held_out(rows).y
-            noise = RowNoise(stream(self.run_.seed, "monitor"), rows, device=self.run_.device)
+            like = self._held_out(rows)
+            noise = RowNoise(stream(self.run_.seed, "monitor"), len(like.x), device=self.run_.device)
             self.network.eval()
             with self.run_.pace.plainly(self.network):
-                drawn: Tensor = self.network.sample(noise, y)  # type: ignore[operator]
+                drawn: Tensor = self.network.sample(noise, like.y)  # type: ignore[operator]
             self.network.train()
             return drawn
 

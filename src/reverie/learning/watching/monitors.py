@@ -7,6 +7,7 @@ from collections.abc import Callable
 from statistics import fmean, median, pstdev
 from typing import Any
 
+import numpy as np
 from torch import Tensor, nn
 
 from reverie.data.space import Points, Ragged
@@ -128,7 +129,7 @@ class NothingLearned(Monitor):
         if self.distance is not None and (seen.progress < 0.75 or self.distance == math.inf):
             return None
         ours, real = _matrix(seen.samples(self._ROWS)), _matrix(seen.held_out(self._ROWS).x)
-        if ours is None or real is None or len(real) < 50:
+        if ours is None or real is None or len(real) < 50 or not np.isfinite(ours).all():
             return None
         distance = sliced_wasserstein(ours, real, projections=64)
         if self.distance is None:
