@@ -1,11 +1,14 @@
-"""What the trainer keeps an eye on: hooks to the outside, early stopping, running sums of metrics."""
+"""What the trainer keeps: hooks to the outside, early stopping, running sums of metrics, and an ear for Ctrl-C."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -56,3 +59,29 @@ class Sums:
             return {}
         stacked = torch.stack([value.double() for value in self.values.values()])
         return dict(zip(self.values, (run.sum(stacked) / max(self.rows, 1)).tolist(), strict=True))
+
+
+class Stoppable(Protocol):
+    """What can be asked to stop."""
+
+    interrupted: bool
+
+
+@contextmanager
+def interrupts(trainer: Stoppable) -> Iterator[None]:
+    """Ctrl-C asks the loop to stop between batches; a second one stops at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGINT)
+
+    def ask(number: int, frame: Any) -> None:
+        if trainer.interrupted:
+            raise KeyboardInterrupt
+        trainer.interrupted = True
+
+    signal.signal(signal.SIGINT, ask)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import copy
 import math
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from reverie.data.batches import Batches, Order, Slot
 from reverie.data.space import Batch
 from reverie.errors import Diverged, Interrupted, InvalidOption
 from reverie.learning.budget import Budget
-from reverie.learning.keeping import Hooks, Stopping, Sums
+from reverie.learning.keeping import Hooks, Stopping, Sums, interrupts
 from reverie.learning.pace import refuse
 from reverie.learning.pacing import Pacing
 from reverie.learning.phases import Learner, Phase, Position, State
@@ -27,7 +24,8 @@ from reverie.learning.rules.averaged import Averaged
 from reverie.learning.run import Run
 from reverie.learning.training import Training
 from reverie.learning.watching.findings import Finding, Watch
-from reverie.rng import RowNoise, StreamNoise, generator, stream
+from reverie.learning.watching.rows import draws, first_rows
+from reverie.rng import StreamNoise, generator
 
 STATE_FORMAT = 1
 
@@ -55,19 +53,21 @@ class Trainer:
         self._learner: Learner | None = None
         self._callback_error: Exception | None = None
         self._pending: State | None = None
-        self._interrupted = False
+        self.interrupted = False
+        """Ctrl-C was pressed: stop between batches."""
         self._last_saved = self._clock = time.perf_counter()
         self._cpu = time.process_time()
         self._good: State | None = None
         self.checkpoint: str | None = None
         self.pacing = Pacing(self)
-        self.watch = Watch(run, self._samples(), self._held_out, self._tell)
+        held_out = first_rows(validation or data, run)
+        self.watch = Watch(run, draws(network, data.codec.space, run, held_out), held_out, self._tell)
 
     # ------------------------------------------------------------------ the loop
 
     def run(self) -> nn.Module:
         """Train to the end of the budget and return the network that inference should use."""
-        with _interrupts(self):
+        with interrupts(self):
             self._clock = self._last_saved = time.perf_counter()
             self._cpu = time.process_time()
             while self.at.phase < len(self.phases) and not self.at.done:
@@ -261,28 +261,6 @@ class Trainer:
         self.network.train()
         return sums.means(self.run_)
 
-    def _held_out(self, rows: int) -> Batch:
-        """The first rows that are kept aside, or of training where none are, in the middle of their noise."""
-        data = self.validation or self.data
-        return data.batch(Slot(0, min(rows, data.n)), Order(), None, self.run_.device, whole=True)
-
-    def _samples(self) -> Callable[[int], Tensor] | None:
-        """As many draws of the network as it stands as `held_out` has rows, with their y; None for sequences and networks that draw none."""
-        if self.data.codec.space.sequence or not callable(getattr(self.network, "sample", None)):
-            return None
-
-        @torch.no_grad()
-        def draw(rows: int) -> Tensor:
-            like = self._held_out(rows)
-            noise = RowNoise(stream(self.run_.seed, "monitor"), len(like.x), device=self.run_.device)
-            self.network.eval()
-            with self.run_.pace.plainly(self.network):
-                drawn: Tensor = self.network.sample(noise, like.y)  # type: ignore[operator]
-            self.network.train()
-            return drawn
-
-        return draw
-
     def _tell(self, finding: Finding) -> None:
         self.report({"event": "finding", **finding.to_json()})
 
@@ -353,7 +331,7 @@ class Trainer:
         every = self.training.checkpoint_steps
         due = force or bool(every and self.at.total % every == 0)
         due = due or time.perf_counter() - self._last_saved > self.training.checkpoint_minutes * 60
-        stop, due = self.run_.broadcast((self._interrupted or self._callback_error is not None, due))
+        stop, due = self.run_.broadcast((self.interrupted or self._callback_error is not None, due))
         if stop:
             self._save()
             self._raise_callback_error()
@@ -415,23 +393,3 @@ class Trainer:
         self.pacing.load_state(state.get("pacing"))
         self.watch.load_state(state.get("watch"))
         self.at.done = False  # a larger budget may go on from here
-
-
-@contextmanager
-def _interrupts(trainer: Trainer) -> Iterator[None]:
-    """Ctrl-C asks the loop to stop between batches; a second one stops at once."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.getsignal(signal.SIGINT)
-
-    def ask(number: int, frame: Any) -> None:
-        if trainer._interrupted:
-            raise KeyboardInterrupt
-        trainer._interrupted = True
-
-    signal.signal(signal.SIGINT, ask)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)

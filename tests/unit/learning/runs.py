@@ -38,7 +38,7 @@ def stop_after(step: int) -> Iterator[None]:
 
     def between(self: Trainer, *, force: bool = False) -> None:
         if self.at.total == step:
-            self._interrupted = True
+            self.interrupted = True
         whole(self, force=force)
 
     Trainer._between_batches = between  # type: ignore[method-assign]

@@ -165,7 +165,7 @@ def test_interrupting_without_a_folder_keeps_the_weights(monkeypatch: pytest.Mon
     between = Trainer._between_batches
 
     def stop(self: Trainer, *, force: bool = False) -> None:
-        self._interrupted = self.at.total >= 4
+        self.interrupted = self.at.total >= 4
         between(self, force=force)
 
     monkeypatch.setattr(Trainer, "_between_batches", stop)
