@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 HERE = Path(__file__).resolve().parent
-CASES = {"vae mlp": 400, "vae conv": 120, "gan mlp": 300, "gan conv": 40}
+CASES = {"vae mlp": 200, "vae conv": 60, "gan mlp": 150, "gan conv": 24}
 """Steps of one timing."""
 BATCH = 128
 

@@ -14,7 +14,7 @@ from reverie.data.cards import write_snapshot
 from reverie.data.dataset import Dataset
 from reverie.errors import RunConflict
 from reverie.learning.folder import RunFolder, read_config
-from reverie.learning.keeping import Hooks
+from reverie.learning.hooks import Hooks
 from reverie.learning.phases import Position, State
 from reverie.learning.progress import Progress
 from reverie.learning.run import Run

@@ -8,7 +8,7 @@ from statistics import fmean, pstdev
 from typing import Any
 
 from reverie.errors import InvalidOption
-from reverie.learning.keeping import Sums
+from reverie.learning.hooks import Sums
 from reverie.learning.phases import Phase
 from reverie.learning.trainer import Trainer
 

@@ -16,9 +16,9 @@ from reverie.data.batches import Batches, Order, Slot
 from reverie.data.space import Batch
 from reverie.errors import Diverged, Interrupted, InvalidOption
 from reverie.learning.budget import Budget
-from reverie.learning.keeping import Hooks, Stopping, Sums, interrupts
+from reverie.learning.hooks import Hooks, Stopping, Sums, interrupts
+from reverie.learning.measuring import Pacing
 from reverie.learning.pace import refuse
-from reverie.learning.pacing import Pacing
 from reverie.learning.phases import Learner, Phase, Position, State
 from reverie.learning.rules.averaged import Averaged
 from reverie.learning.run import Run

@@ -15,7 +15,7 @@ from torch import nn
 import joints
 import reverie as rv
 from reverie.errors import Interrupted, InvalidOption
-from reverie.learning import pace, pacing
+from reverie.learning import measuring, pace
 from reverie.learning.pace import Pace, measure
 from reverie.learning.recomputing import recompute
 from reverie.learning.rules.descent import Descent
@@ -219,7 +219,7 @@ def test_measuring_leaves_no_trace(recipe: Any, monkeypatch: pytest.MonkeyPatch)
 
 def test_a_resumed_run_keeps_what_was_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     chosen = pace.Measured(Pace("bfloat16"), {"bfloat16": 0.1}, {})
-    monkeypatch.setattr(pacing.pace, "measure", lambda *args: chosen)
+    monkeypatch.setattr(measuring.pace, "measure", lambda *args: chosen)
     options: dict[str, Any] = {"epochs": 2, "batch_size": 32, "speed": "auto"}
     whole = VAE.fit(TABLE, out=str(tmp_path / "whole"), **options)
     with pytest.raises(Interrupted), runs.stop_after(4):
@@ -228,7 +228,7 @@ def test_a_resumed_run_keeps_what_was_chosen(tmp_path: Path, monkeypatch: pytest
     def never(*args: Any) -> pace.Measured:
         raise AssertionError("measured again")
 
-    monkeypatch.setattr(pacing.pace, "measure", never)
+    monkeypatch.setattr(measuring.pace, "measure", never)
     resumed = rv.resume(tmp_path / "stopped", TABLE)
     assert far(whole, resumed) == 0
     assert resumed.info["pace"] == whole.info["pace"]

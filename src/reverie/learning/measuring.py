@@ -14,7 +14,7 @@ from reverie.data.batches import Batches, Order, Slot
 from reverie.errors import InvalidOption
 from reverie.learning import pace
 from reverie.learning.budget import Budget
-from reverie.learning.keeping import Sums
+from reverie.learning.hooks import Sums
 from reverie.learning.pace import Pace
 from reverie.learning.phases import Learner, Phase, Position, State
 from reverie.learning.recomputing import recompute
