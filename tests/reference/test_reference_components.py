@@ -486,6 +486,31 @@ def test_members_without_rows_keep_their_parameters(name):
         torch.testing.assert_close(members.log_prob(x)[:, 1], kept, rtol=1e-9, atol=1e-9)
 
 
+PARAMETERS = {  # of a set of 3, counted by hand
+    "full": 3 * 3 + 3 * 6,
+    "tied": 3 * 3 + 6,
+    "diag": 3 * 3 + 3 * 3,
+    "spherical": 3 * 3 + 3,
+    "low-rank": 3 * 3 + 3 * 3 + 3 * (3 * 2 - 1),  # means, variances, two factors up to a rotation
+    "student": 3 * 3 + 3 * 6,
+    "bernoulli": 3 * 3,
+    "poisson": 3 * 2,
+    "categorical": 3 * (2 + 1),
+    "symbols": 3 * 4,
+    "grid": 3 * 3 + 3 * 3,
+    "mixed": 3 * (2 + 3) + 3 * 1 + 3 * 2 + 3 * 1 + 3 * (2 + 2),
+    "mixed unshared": (3 * 3 + 3 * 3) + 3 * 4 + 3 * (2 + 2 + 2),
+    "grouped": 6 * (2 + 3) + 3 * 1,
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_parameters_are_counted_as_by_hand(name):
+    members = CASES[name]().members
+    learned = 3 if name == "student" and members.learn_degrees else 0
+    assert members.free_parameters() == PARAMETERS[name] + learned
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_split_members_differ(name):
     case = CASES[name]()

@@ -269,6 +269,24 @@ def two_groups(n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     return prototypes[group] ^ (rng.random((n, 8)) < 0.1), np.array(["left", "right"])[group]
 
 
+@pytest.mark.parametrize("widths", [(4, 3), (4, 3, 3)])
+def test_filled_bits_follow_the_conditional_given_the_label(widths):
+    """2,000 rows alike: means over clamped sweeps within 0.02 of listing all states."""
+    network = DBMNetwork([Bernoulli(width) for width in widths], labels=2).double()
+    random_parameters(network, 0.7)
+    states = all_states(network)
+    n, x, observed = 2000, torch.tensor([1.0, 0.0, 0.0, 0.0]).double(), torch.tensor([True, False, True, False])
+    for k in range(2):
+        agree = (states[0][:, observed] == x[observed]).all(1) & (states[-1][:, k] > 0)
+        want = torch.softmax(-energy(network, states)[agree], 0) @ states[0][agree]
+        y = torch.eye(2, dtype=torch.float64)[k].expand(n, -1)
+        noise = RowNoise(0, n, dtype=torch.float64)
+        with torch.no_grad():
+            found = network.conditional(x.expand(n, -1), observed.expand(n, -1), y, noise, mean=True, sweeps=20)
+        assert (found.mean(0) - want).abs().max() < 0.02
+        assert (found[:, observed] == x[observed]).all()
+
+
 @pytest.mark.parametrize("family", ["rbm", "dbn", "dbm"])
 def test_labels_are_units(family):
     """The class is predicted, sampled and scored; log p(x) sums p(y) p(x | y)."""
