@@ -66,6 +66,10 @@ if os.environ.get("MUTATE_CONTEXT"):
 """
 
 
+OVERHEAD = 0.03
+"""Seconds that pytest needs for a test beside the test's own."""
+
+
 class Recorder:
     """A pytest plugin: every test is a context of its own; its processor seconds and whether it passed are kept."""
 
@@ -200,7 +204,7 @@ class Record:
         self.lines: dict[Path, dict[int, set[str]]] = {}
         for found in sorted((STATE / "record").glob("*/tests.json")):
             kept = json.loads(found.read_text())
-            self.seconds |= {name: kept["seconds"][name] for name in kept["passed"]}
+            self.seconds |= {name: kept["seconds"][name] + OVERHEAD for name in kept["passed"]}
             for part in found.parent.glob("coverage.*"):
                 data = coverage.CoverageData(str(part))
                 with contextlib.suppress(coverage.exceptions.DataError):  # of a process that was killed while it wrote
