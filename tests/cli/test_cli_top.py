@@ -143,6 +143,20 @@ def test_errors_are_one_json_document_with_json(cli):
     assert said.err.startswith("error: ")
 
 
+def test_an_error_after_the_result_does_not_print_a_second_document(cli, monkeypatch):
+    from reverie.cli import models
+
+    def work(argv, screen):
+        screen.result({"done": True}, "done")
+        raise MissingExtra("too late")
+
+    monkeypatch.setattr(models, "run", work)
+    said = cli("models", "--json")
+    assert said.json == {"done": True}
+    assert "too late" in said.err
+    assert said.code == 1
+
+
 def test_unexpected_errors_give_one_line_and_the_traceback_on_request(cli, monkeypatch, capsys):
     from reverie.cli import models
 

@@ -143,6 +143,25 @@ def test_overfitting_and_copying_are_said(normals):
 
 
 @pytest.mark.parametrize(
+    ("copied", "verdict"), [(0.2, "leans towards its training data"), (0.9, "copies its training data")]
+)
+def test_some_copies_are_leaning_and_most_are_copying(copied, verdict):
+    """As many training rows as test rows, so that a share c of copies is nearer to train in 1/2 + c/2 of the cases."""
+    train, test = normal_data(500, 3, seed=1), normal_data(500, 3, seed=2)
+    known = np.asarray(train.X)
+
+    def draw(n, rng):
+        fresh, copies = rng.normal(size=(n, 3)), known[rng.integers(0, len(known), n)]
+        return np.where(rng.random((n, 1)) < copied, copies, fresh)
+
+    row = evaluate(FakeModel(train.schema, draw), test, train).row("nearer to train")
+    assert row.value == pytest.approx(0.5 + copied / 2, abs=0.06)
+    assert row.verdict == verdict
+    told = float(row.note.rpartition("as if ")[2].partition("%")[0])
+    assert told == pytest.approx(100 * copied, abs=12)
+
+
+@pytest.mark.parametrize(
     ("spread", "gap", "verdict"),
     [(1.0, 0.2, "overfits by 0.200 nats"), (1.0, 0.1, "no gap beyond noise"), (100.0, 7.0, "no gap beyond noise")],
 )
