@@ -434,3 +434,14 @@ def test_anomaly_attribution_of_a_gaussian():
     assert got.iloc[3].idxmax() == "a"
     as_array = GaussianMixture(components=1, floor=0.0).fit(frame.to_numpy(), epochs=2)
     np.testing.assert_allclose(as_array.anomaly_attribution(rows.to_numpy()), got.to_numpy(), atol=1e-8)
+
+
+@pytest.mark.parametrize("scale", [1e-4, 1e4])
+@pytest.mark.parametrize("covariance", ["full", "tied", "diag", "spherical", "low-rank"])
+def test_the_unit_of_the_data_does_not_matter(covariance, scale):
+    """Floors are relative: rows in another unit give the same mixture, densities shifted by d log scale."""
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(200, 3)) * [1.0, 2.0, 0.5] + 6 * rng.integers(0, 2, (200, 1))
+    recipe = GaussianMixture(components=2, covariance=covariance, rank=1)
+    fits = [recipe.fit(rows, epochs=20, seed=0, progress=False) for rows in (X, scale * X)]
+    np.testing.assert_allclose(fits[1].log_prob(scale * X), fits[0].log_prob(X) - 3 * np.log(scale), atol=1e-3)

@@ -55,3 +55,12 @@ def test_adam_learns_classes_where_plain_descent_crawls():
         right[optimizer] = float((model.predict(bits[1500:]) == names[1500:]).mean())
     assert right["adam"] > 0.93
     assert right["adam"] > right["sgd"]
+
+
+def test_grey_pictures_are_binarised_once_for_a_likelihood():
+    """From the seed: offsets in cells, which `dequantisation` counts, are of no concern to them."""
+    X = np.random.default_rng(0).integers(0, 256, (40, 3, 3), dtype=np.uint8)
+    model = rv.RBM(hidden=4).fit(X, epochs=1, seed=0, progress=False)
+    once = model.log_prob(X, seed=1)
+    np.testing.assert_array_equal(model.log_prob(X, seed=1, dequantisation=1), once)
+    assert np.abs(model.log_prob(X, seed=2) - once).max() > 0.01
