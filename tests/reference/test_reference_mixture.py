@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import warnings
 
@@ -10,8 +11,10 @@ import pytest
 import torch
 
 from reverie.data.forms.reading import read_table
+from reverie.data.space import Batch
 from reverie.errors import InvalidOption
 from reverie.models.classical.mixture import GaussianMixture, parameters, with_parameters
+from reverie.probability.latent.mixture import spread_rows
 
 SHAPES = ("full", "tied", "diag", "spherical")
 
@@ -445,3 +448,18 @@ def test_the_unit_of_the_data_does_not_matter(covariance, scale):
     recipe = GaussianMixture(components=2, covariance=covariance, rank=1)
     fits = [recipe.fit(rows, epochs=20, seed=0, progress=False) for rows in (X, scale * X)]
     np.testing.assert_allclose(fits[1].log_prob(scale * X), fits[0].log_prob(X) - 3 * np.log(scale), atol=1e-3)
+
+
+def test_rows_for_the_start_are_spread_evenly_over_all_batches():
+    rows = torch.arange(100.0)[:, None]
+    holes = torch.ones(100, 1, dtype=torch.bool)
+    holes[8] = False
+    for size in (7, 30, 100):
+        batches = [Batch(x=rows[i : i + size], y=rows[i : i + size], rows=100) for i in range(0, 100, size)]
+        x, observed, y = spread_rows(lambda batches=batches: batches, 30)
+        assert x[:, 0].tolist() == y[:, 0].tolist() == list(range(0, 100, 4))
+        assert observed is None
+        batches = [dataclasses.replace(b, observed=holes[b.x[:, 0].long()], y=None) for b in batches]
+        x, observed, y = spread_rows(lambda batches=batches: batches, 30)
+        assert observed[:, 0].tolist() == [i != 8 for i in range(0, 100, 4)]
+        assert y is None
