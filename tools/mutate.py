@@ -66,8 +66,8 @@ if os.environ.get("MUTATE_CONTEXT"):
 """
 
 
-OVERHEAD = 0.03
-"""Seconds that pytest needs for a test beside the test's own."""
+OVERHEAD, OPENING = 0.03, 0.3
+"""Seconds that pytest needs for a test beside the test's own, and for a file of them."""
 
 
 class Recorder:
@@ -257,23 +257,26 @@ def varied(names: list[str]) -> list[str]:
 
 
 def portions(record: Record, names: list[str], budget: float) -> tuple[list[list[str]], int]:
-    """A few quick tests of at most eight files, then the rest, files together; and how many the budget left out."""
+    """A few quick tests of at most six files, then the rest, files together; and how many the budget left out."""
     quick: list[str] = []
+    rest: list[str] = []
     files: set[str] = set()
-    spent = 0.0
-    names = varied(names)
+    names, spent = varied(names), 0.0
     for name in names:
         file = name.partition("::")[0]
-        if len(quick) < 40 and (file in files or len(files) < 6) and spent + record.seconds[name] < 5:
+        cost = record.seconds[name] + OPENING * (file not in files)
+        if len(quick) < 40 and (file in files or len(files) < 6) and spent + cost < 6:
             files.add(file)
             quick.append(name)
-            spent += record.seconds[name]
-    rest: list[str] = []
-    chosen = set(quick)
+            spent += cost
+    chosen, files = set(quick), set()  # the rest is another process, which opens its files anew
     for name in [*names, *record.siblings(names)]:
-        if name not in chosen and (spent + record.seconds[name] <= budget or not (quick or rest)):
+        file = name.partition("::")[0]
+        cost = record.seconds[name] + OPENING * (file not in files)
+        if name not in chosen and (spent + cost <= budget or not (quick or rest)):
+            files.add(file)
             rest.append(name)
-            spent += record.seconds[name]
+            spent += cost
     first = {name.partition("::")[0]: place for place, name in reversed(list(enumerate(rest)))}
     rest.sort(key=lambda name: first[name.partition("::")[0]])
     left = len(set(names) - set(quick) - set(rest))
