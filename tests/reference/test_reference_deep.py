@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 
@@ -428,11 +429,32 @@ def test_up_down_improves_a_stack():
 
 
 def test_visible_numbers_in_a_deep_machine():
-    """Bits, codes and numbers side by side at the bottom: the gradient of the learned variance by two-point quadrature."""
+    """Codes and numbers side by side at the bottom."""
     layers = [SideBySide([Categorical(1, 3), Gaussian(2)]), Spin(2), Bernoulli(2)]
     network = DeepMachine(layers).double()
     random_parameters(network, 0.4)
     assert network.exact_log_partition() == pytest.approx(float(sum_over_numbers(network).detach()), abs=1e-6)
+
+
+@pytest.mark.parametrize("centring", [0.05])
+def test_two_layers_learn_as_a_restricted_machine_does(centring):
+    """Weights, biases and what numbers learn of their variance."""
+    network = DeepMachine([SideBySide([Categorical(1, 3), Gaussian(2)]), Bernoulli(3)], centring=centring).double()
+    random_parameters(network, 0.4)
+    other = copy.deepcopy(network)  # offsets move with every gradient
+    rng = torch.Generator().manual_seed(1)
+    share = torch.full((6,), 1 / 6, dtype=torch.float64)
+    even = [torch.randn(6, 5, generator=rng, dtype=torch.float64) for _ in "+-"]
+    odd = [torch.rand(6, 3, generator=rng, dtype=torch.float64) for _ in "+-"]
+    with torch.no_grad():
+        found, want = (
+            one.gradient(*(Side(v, h.clone(), share) for v, h in zip(even, odd, strict=True)), lambda sums: None)
+            for one in (network, other.stage(0))
+        )
+    assert list(network.even_units.parameters())
+    for parameter, alike in zip(network.parameters(), other.parameters(), strict=True):
+        assert want[alike].abs().max() > 1e-3
+        torch.testing.assert_close(found[parameter], want[alike])
 
 
 def sum_over_numbers(network: DeepMachine) -> torch.Tensor:
