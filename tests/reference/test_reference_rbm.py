@@ -12,6 +12,7 @@ import torch
 import reverie as rv
 from reverie import config
 from reverie.errors import InvalidOption, Unsupported
+from reverie.inference.annealing import summarise
 from reverie.models.energy.rbm import RBMNetwork
 from reverie.probability.machines.restricted import Penalties, Side
 
@@ -222,6 +223,15 @@ def sandwich(seeds: range, temperatures: int) -> tuple[int, float]:
             assert abs(found["log_z"] - truth) < 0.2
             assert found["effective_chains"] > 250
     return inside, worst
+
+
+def test_log_weights_are_summed_up_by_the_delta_method():
+    weights = torch.tensor([1.0, 3.0], dtype=torch.float64)
+    found = summarise(weights.log() - 700)  # far below what exp can hold
+    assert found.value == pytest.approx(math.log(2) - 700)
+    assert found.standard_error == pytest.approx(math.sqrt(2) / 2 / math.sqrt(2))
+    assert found.effective == pytest.approx(16 / 10)
+    assert summarise(torch.zeros(1)).standard_error == math.inf  # one chain says nothing of its spread
 
 
 def test_annealing_brackets_log_z():
