@@ -8,14 +8,14 @@
 `record` runs every test file in a process of its own under coverage with one context a test, and keeps what it found in
 .mutants/ (ignored by git); it goes on where it stopped and repeats only files that changed since.
 
-`run` draws mutants, every room by its number of places, and gives each to the tests that run its line: first a few quick
-ones, then all of them, cheap and various ones first, then tests of the contract files among these (they share fitted models, so the one that
-ran the line need not be the one that checks it). `--budget` caps the recorded seconds of tests a mutant may use; how many
-tests were left out is in its result. A mutant whose tests take four times their recorded time and 20 s more is killed.
-Lines that run at import alone are given to the tests of their class, else file, else room. Not mutated: annotations, what
-is raised (messages), f-strings, patterns. Mutants live in a temporary copy of src, one forked process each. Results are
-appended to --out, one JSON line a mutant; those that stand there are skipped. At the end the tests that killed are run on
-the unchanged code, so that no flaky test passes for a good one.
+`run` draws mutants, every room by its number of places, and gives each to the tests that run its line: a few quick ones,
+then all, cheap and various ones first; with a budget of 30 s or more also the other tests of contract files among these
+(they share fitted models: the one that ran the line need not be the one that checks it). `--budget` caps the recorded
+seconds of tests a mutant may use; how many were left out is in its result. A mutant whose tests take four times their
+recorded time and 20 s more is killed. Lines that run at import alone are given to the tests of their class, else file, else
+room. Not mutated: annotations, what is raised (messages), f-strings, patterns. Mutants live in a temporary copy of src, one
+forked process each. Results are appended to --out, one JSON line a mutant; those that stand there are skipped. At the end
+the tests that killed are run on the unchanged code, so that no flaky test passes for a good one.
 """
 
 from __future__ import annotations
@@ -68,6 +68,8 @@ if os.environ.get("MUTATE_CONTEXT"):
 
 OVERHEAD, OPENING = 0.03, 0.3
 """Seconds that pytest needs for a test beside the test's own, and for a file of them."""
+SIBLINGS = 30
+"""The least budget with which the other tests of contract files are tried too: most of them fit a model first."""
 
 
 class Recorder:
@@ -246,22 +248,25 @@ class Record:
 # ---- run
 
 
-def varied(names: list[str]) -> list[str]:
-    """The same tests, but no more than three settings of a parametrised one before every other has had its turn."""
+def varied(names: list[str], site: Site) -> list[str]:
+    """The same tests, but no more than three settings of a parametrised one before every other has had its turn, and in
+    a turn those first whose file is named after the module or its room."""
+    words = [word for part in site.file.relative_to(SOURCE).with_suffix("").parts for word in part.split("_")]
     seen: collections.Counter[str] = collections.Counter()
-    turns: list[tuple[int, int, str]] = []
+    turns: list[tuple[int, int, int, str]] = []
     for name in names:
-        turns.append((seen[name.partition("[")[0]] // 3, len(turns), name))
-        seen[name.partition("[")[0]] += 1
-    return [name for _, _, name in sorted(turns)]
+        file, test = name.partition("::")[0], name.partition("[")[0]
+        turns.append((seen[test] // 3, -sum(word.rstrip("s") in file for word in words), len(turns), name))
+        seen[test] += 1
+    return [name for *_, name in sorted(turns)]
 
 
-def portions(record: Record, names: list[str], budget: float) -> tuple[list[list[str]], int]:
+def portions(record: Record, names: list[str], site: Site, budget: float) -> tuple[list[list[str]], int]:
     """A few quick tests of at most six files, then the rest, files together; and how many the budget left out."""
     quick: list[str] = []
     rest: list[str] = []
     files: set[str] = set()
-    names, spent = varied(names), 0.0
+    names, spent = varied(names, site), 0.0
     for name in names:
         file = name.partition("::")[0]
         cost = record.seconds[name] + OPENING * (file not in files)
@@ -270,7 +275,7 @@ def portions(record: Record, names: list[str], budget: float) -> tuple[list[list
             quick.append(name)
             spent += cost
     chosen, files = set(quick), set()  # the rest is another process, which opens its files anew
-    for name in [*names, *record.siblings(names)]:
+    for name in [*names, *(record.siblings(names) if budget >= SIBLINGS else [])]:
         file = name.partition("::")[0]
         cost = record.seconds[name] + OPENING * (file not in files)
         if name not in chosen and (spent + cost <= budget or not (quick or rest)):
@@ -301,7 +306,7 @@ def attempt(site: Site, record: Record, copy: Path, budget: float) -> dict[str, 
         return result
     target = copy / site.file.relative_to(SOURCE.parent)
     begin = time.monotonic()
-    parts, result["left_out"] = portions(record, names, budget)
+    parts, result["left_out"] = portions(record, names, site, budget)
     try:
         target.write_bytes(site.applied())
         for cached in (target.parent / "__pycache__").glob(f"{target.stem}.*.pyc"):
