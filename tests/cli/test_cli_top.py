@@ -186,6 +186,16 @@ def test_interrupts_and_library_errors_have_their_codes(cli, monkeypatch, error,
     assert cli("models").code == code
 
 
+def test_models_fills_the_width_that_columns_asks_for(cli, monkeypatch):
+    def widest() -> int:
+        return max(len(line) for line in cli("models").out.splitlines() if line.startswith("  "))
+
+    monkeypatch.setenv("COLUMNS", "70")
+    assert 60 < widest() <= 70
+    monkeypatch.delenv("COLUMNS")
+    assert 70 < widest() <= 100
+
+
 def test_models_prints_the_catalog(cli):
     said = cli("models")
     assert said.code == 0

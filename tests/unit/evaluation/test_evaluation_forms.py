@@ -17,7 +17,7 @@ from reverie.data.pictures import grid_png, scatter_png, tile, to_uint8
 from reverie.errors import DataError
 from reverie.evaluation import evaluate
 from reverie.evaluation.features import PixelSpace, TableSpace, row_bytes
-from reverie.evaluation.pictures import curves, loss_curve_svg, marginal, strip, ticks
+from reverie.evaluation.pictures import _tick, curves, loss_curve_svg, marginal, strip, ticks
 from reverie.evaluation.rows import Row, number
 from reverie.metrics import Column
 
@@ -228,6 +228,11 @@ def test_marginal_figures_of_odd_columns():
     assert "nan" not in marginal(constant, empty).svg
     many = Column("k", np.arange(40) % 20, 20)
     assert "all others" in marginal(many, many, [f"level {i}" for i in range(20)]).svg
+
+
+def test_ticks_are_written_out_where_that_is_short():
+    found = [_tick(value) for value in (0.5, -3.0, 123456.0, 1.5e-7, 2e6)]
+    assert found == ["0.5", "−3", "123,456", "1.5e−07", "2e+06"]
 
 
 def test_ticks_and_strip():
