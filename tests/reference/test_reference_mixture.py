@@ -463,3 +463,10 @@ def test_rows_for_the_start_are_spread_evenly_over_all_batches():
         x, observed, y = spread_rows(lambda batches=batches: batches, 30)
         assert observed[:, 0].tolist() == [i != 8 for i in range(0, 100, 4)]
         assert y is None
+
+
+def test_nothing_given_is_a_sample_as_ever():
+    X = np.random.default_rng(0).normal(size=(60, 2))
+    model = GaussianMixture(components=2).fit(X, epochs=2, seed=0)
+    for nothing in ({}, None):
+        np.testing.assert_array_equal(model.sample(5, seed=3, given=nothing), model.sample(5, seed=3))
