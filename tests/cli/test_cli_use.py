@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from reverie import catalog, store
-from reverie.cli import app, doctor, sample
+from reverie.cli import app, doctor, sample, strip
 from reverie.errors import CheckpointError, InvalidOption
 
 
@@ -113,6 +113,21 @@ def test_sampling_on_numbers(cli, tmp_path):
     assert drawn["goal"].tolist() == [1.5, 1.5]
     assert "expected numbers, got 'high'" in cli("sample", "r", "--y", "high").err
     assert "expected 1 numbers" in cli("sample", "r", "--y", "1,2").err
+
+
+def test_panels_side_by_side_have_room_all_round(monkeypatch):
+    """A gap before, between and behind panels; titles above."""
+
+    def panel(*_):
+        out = io.BytesIO()
+        Image.new("RGB", (50, 40), (255, 0, 0)).save(out, format="PNG")
+        return out.getvalue()
+
+    monkeypatch.setattr(strip, "_panel", panel)
+    sheet = np.asarray(Image.open(io.BytesIO(strip._strip({"test data": 0, "a": 0, "b": 0}, {"a": None}))))
+    red = (sheet == [255, 0, 0]).all(2)
+    assert sheet.shape[:2] == (40 + 34 + 16, 3 * 50 + 4 * 16)
+    assert red[34:74].all(0).nonzero()[0].tolist() == [*range(16, 66), *range(82, 132), *range(148, 198)]
 
 
 def test_columns_are_fixed_by_what_is_typed(cli, runs, tmp_path):
