@@ -143,6 +143,20 @@ def test_errors_are_one_json_document_with_json(cli):
     assert said.err.startswith("error: ")
 
 
+def test_an_error_after_the_result_does_not_print_a_second_document(cli, monkeypatch):
+    from reverie.cli import models
+
+    def work(argv, screen):
+        screen.result({"done": True}, "done")
+        raise MissingExtra("too late")
+
+    monkeypatch.setattr(models, "run", work)
+    said = cli("models", "--json")
+    assert said.json == {"done": True}
+    assert "too late" in said.err
+    assert said.code == 1
+
+
 def test_unexpected_errors_give_one_line_and_the_traceback_on_request(cli, monkeypatch, capsys):
     from reverie.cli import models
 
@@ -170,6 +184,16 @@ def test_interrupts_and_library_errors_have_their_codes(cli, monkeypatch, error,
     monkeypatch.setattr(models, "run", fail)
     monkeypatch.setattr(app, "_close_stdout", lambda: None)
     assert cli("models").code == code
+
+
+def test_models_fills_the_width_that_columns_asks_for(cli, monkeypatch):
+    def widest() -> int:
+        return max(len(line) for line in cli("models").out.splitlines() if line.startswith("  "))
+
+    monkeypatch.setenv("COLUMNS", "70")
+    assert 60 < widest() <= 70
+    monkeypatch.delenv("COLUMNS")
+    assert 70 < widest() <= 100
 
 
 def test_models_prints_the_catalog(cli):

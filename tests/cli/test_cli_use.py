@@ -15,8 +15,8 @@ import pytest
 from PIL import Image
 
 from reverie import catalog, store
-from reverie.cli import app, doctor
-from reverie.errors import CheckpointError
+from reverie.cli import app, doctor, sample, strip
+from reverie.errors import CheckpointError, InvalidOption
 
 
 def picture_size(path: str) -> tuple[int, int]:
@@ -113,6 +113,43 @@ def test_sampling_on_numbers(cli, tmp_path):
     assert drawn["goal"].tolist() == [1.5, 1.5]
     assert "expected numbers, got 'high'" in cli("sample", "r", "--y", "high").err
     assert "expected 1 numbers" in cli("sample", "r", "--y", "1,2").err
+
+
+def test_panels_side_by_side_have_room_all_round(monkeypatch):
+    """A gap before, between and behind panels; titles above."""
+
+    def panel(*_):
+        out = io.BytesIO()
+        Image.new("RGB", (50, 40), (255, 0, 0)).save(out, format="PNG")
+        return out.getvalue()
+
+    monkeypatch.setattr(strip, "_panel", panel)
+    sheet = np.asarray(Image.open(io.BytesIO(strip._strip({"test data": 0, "a": 0, "b": 0}, {"a": None}))))
+    red = (sheet == [255, 0, 0]).all(2)
+    assert sheet.shape[:2] == (40 + 34 + 16, 3 * 50 + 4 * 16)
+    assert red[34:74].all(0).nonzero()[0].tolist() == [*range(16, 66), *range(82, 132), *range(148, 198)]
+
+
+def test_columns_are_fixed_by_what_is_typed(cli, runs, tmp_path):
+    words = ("sample", runs / "mixed", "-n", "3", "--seed", "0")
+    drawn = pd.read_csv(io.StringIO(cli(*words, "--given", "colour=red", "count=4").out))
+    assert drawn["colour"].tolist() == ["red"] * 3
+    assert drawn["count"].tolist() == [4] * 3
+    assert "--given: no class 'rod', did you mean 'red'? Classes: " in cli(*words, "--given", "colour=rod").err
+    assert "--given: expected numbers, got 'many'" in cli(*words, "--given", "count=many").err
+    assert "--given: expected COLUMN=VALUE, got 'color=red', did you mean" in cli(*words, "--given", "color=red").err
+    rows = np.random.default_rng(0).random((60, 3))
+    frame = pd.DataFrame(
+        {"on": rows[:, 0] < 0.5, "when": pd.Timestamp("2024-01-01") + pd.to_timedelta(rows[:, 1], "D")}
+    )
+    model = store.recipe_class("vae")(latent=2).fit(frame, steps=1, progress=False)
+    found = sample.fixed(model, ("on=false", "when=2024-01-01 06:00"))
+    assert found["on"] is False
+    assert found["when"].tolist() == [pd.Timestamp("2024-01-01 06:00")]
+    array = store.recipe_class("gmm")(components=1).fit(rows, epochs=1, progress=False)
+    assert sample.fixed(array, ("2=0.5",)) == {2: 0.5}
+    with pytest.raises(InvalidOption, match="expected COLUMN=VALUE, got 'x=1'"):
+        sample.fixed(array, ("x=1",))
 
 
 def test_evaluate_on_the_runs_own_test_part(cli, runs):

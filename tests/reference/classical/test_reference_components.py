@@ -32,6 +32,7 @@ from reverie.probability.components.mixed import Mixed
 from reverie.probability.exponential_family import Components, Sums
 from reverie.probability.gaussians.gaussian import Gaussians
 from reverie.probability.gaussians.low_rank import LowRankGaussian
+from reverie.probability.gaussians.matrices import spd_inverse, symmetric
 from reverie.probability.gaussians.student import StudentT
 
 N = 60
@@ -484,6 +485,41 @@ def test_members_without_rows_keep_their_parameters(name):
     torch.testing.assert_close(members.means()[1], before)
     if name not in ("tied", "mixed unshared", "grouped"):  # a shared covariance moves with the others
         torch.testing.assert_close(members.log_prob(x)[:, 1], kept, rtol=1e-9, atol=1e-9)
+
+
+def test_halves_are_swapped_and_inverses_are_inverses():
+    for m in (1, 2, 4, 6):  # small ones are swept, large ones are LAPACK's
+        root = numbers(m, 5, m, m)
+        torch.testing.assert_close(symmetric(root), 0.5 * (root + root.transpose(1, 2)))
+        matrices = root @ root.transpose(1, 2) + torch.eye(m)
+        inverse, log_det = spd_inverse(matrices.clone())
+        torch.testing.assert_close(inverse, torch.linalg.inv(matrices))
+        torch.testing.assert_close(log_det, torch.logdet(matrices))
+
+
+PARAMETERS = {  # of a set of 3, counted by hand
+    "full": 3 * 3 + 3 * 6,
+    "tied": 3 * 3 + 6,
+    "diag": 3 * 3 + 3 * 3,
+    "spherical": 3 * 3 + 3,
+    "low-rank": 3 * 3 + 3 * 3 + 3 * (3 * 2 - 1),  # means, variances, two factors up to a rotation
+    "student": 3 * 3 + 3 * 6,
+    "bernoulli": 3 * 3,
+    "poisson": 3 * 2,
+    "categorical": 3 * (2 + 1),
+    "symbols": 3 * 4,
+    "grid": 3 * 3 + 3 * 3,
+    "mixed": 3 * (2 + 3) + 3 * 1 + 3 * 2 + 3 * 1 + 3 * (2 + 2),
+    "mixed unshared": (3 * 3 + 3 * 3) + 3 * 4 + 3 * (2 + 2 + 2),
+    "grouped": 6 * (2 + 3) + 3 * 1,
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_parameters_are_counted_as_by_hand(name):
+    members = CASES[name]().members
+    learned = 3 if name == "student" and members.learn_degrees else 0
+    assert members.free_parameters() == PARAMETERS[name] + learned
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import warnings
 
@@ -10,8 +11,10 @@ import pytest
 import torch
 
 from reverie.data.forms.reading import read_table
+from reverie.data.space import Batch
 from reverie.errors import InvalidOption
 from reverie.models.classical.mixture import GaussianMixture, parameters, with_parameters
+from reverie.probability.latent.mixture import spread_rows
 
 SHAPES = ("full", "tied", "diag", "spherical")
 
@@ -434,3 +437,36 @@ def test_anomaly_attribution_of_a_gaussian():
     assert got.iloc[3].idxmax() == "a"
     as_array = GaussianMixture(components=1, floor=0.0).fit(frame.to_numpy(), epochs=2)
     np.testing.assert_allclose(as_array.anomaly_attribution(rows.to_numpy()), got.to_numpy(), atol=1e-8)
+
+
+@pytest.mark.parametrize("scale", [1e-4, 1e4])
+@pytest.mark.parametrize("covariance", ["full", "tied", "diag", "spherical", "low-rank"])
+def test_the_unit_of_the_data_does_not_matter(covariance, scale):
+    """Floors are relative: rows in another unit give the same mixture, densities shifted by d log scale."""
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(200, 3)) * [1.0, 2.0, 0.5] + 6 * rng.integers(0, 2, (200, 1))
+    recipe = GaussianMixture(components=2, covariance=covariance, rank=1)
+    fits = [recipe.fit(rows, epochs=20, seed=0, progress=False) for rows in (X, scale * X)]
+    np.testing.assert_allclose(fits[1].log_prob(scale * X), fits[0].log_prob(X) - 3 * np.log(scale), atol=1e-3)
+
+
+def test_rows_for_the_start_are_spread_evenly_over_all_batches():
+    rows = torch.arange(100.0)[:, None]
+    holes = torch.ones(100, 1, dtype=torch.bool)
+    holes[8] = False
+    for size in (7, 30, 100):
+        batches = [Batch(x=rows[i : i + size], y=rows[i : i + size], rows=100) for i in range(0, 100, size)]
+        x, observed, y = spread_rows(lambda batches=batches: batches, 30)
+        assert x[:, 0].tolist() == y[:, 0].tolist() == list(range(0, 100, 4))
+        assert observed is None
+        batches = [dataclasses.replace(b, observed=holes[b.x[:, 0].long()], y=None) for b in batches]
+        x, observed, y = spread_rows(lambda batches=batches: batches, 30)
+        assert observed[:, 0].tolist() == [i != 8 for i in range(0, 100, 4)]
+        assert y is None
+
+
+def test_nothing_given_is_a_sample_as_ever():
+    X = np.random.default_rng(0).normal(size=(60, 2))
+    model = GaussianMixture(components=2).fit(X, epochs=2, seed=0)
+    for nothing in ({}, None):
+        np.testing.assert_array_equal(model.sample(5, seed=3, given=nothing), model.sample(5, seed=3))

@@ -75,6 +75,16 @@ def test_with_a_wider_q_the_bound_rises_to_the_evidence_from_below():
     assert gaps[2] > -0.03
 
 
+def test_the_encoder_sees_rows_less_their_mean():
+    network, _ = linear_vae(1.0)
+    plain = network.posterior(X, None, None)
+    shift = torch.tensor([3.0, -2.0, 0.5])
+    network.start(lambda: [Batch(part, rows=400) for part in (X[:300] + shift, X[300:] + shift)])
+    torch.testing.assert_close(network.centre, (X + shift).mean(0))
+    for found, want in zip(network.posterior(X + network.centre, None, None), plain, strict=True):
+        torch.testing.assert_close(found, want)
+
+
 def test_the_loss_is_the_negative_bound():
     """loss() has the KL in closed form, log_prob(samples=1) by its draw: equal means over 60 seeds, 4 standard errors."""
     network, _ = linear_vae(1.4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 import reverie as rv
+from reverie.models.energy.dbm import DBMNetwork
 from reverie.probability.machines.belief import BeliefNetwork
 from reverie.probability.machines.deep import DeepMachine
 from reverie.probability.machines.restricted import Side
@@ -202,12 +204,88 @@ def test_the_first_mean_field_pass_is_the_one_that_pretraining_trained(widths):
     assert stage.W is network.W[0]  # on the machine's own tensors
 
 
+# How often weights count between layers i and i + 1 (Salakhutdinov & Hinton 2009, section 3.1): twice towards a layer that
+# will hear from its other side too.
+UPWARDS = {2: [1.0], 3: [2.0, 1.0], 4: [2.0, 2.0, 1.0], 5: [2.0, 2.0, 2.0, 1.0]}
+DOWNWARDS = {2: [1.0], 3: [1.0, 2.0], 4: [1.0, 2.0, 2.0], 5: [1.0, 2.0, 2.0, 2.0]}
+
+
+@pytest.mark.parametrize("widths", [(5, 4), (5, 4, 3), (5, 4, 3, 3), (3, 2, 2, 2, 2)])
+def test_pretraining_doubles_weights_towards_layers_with_two_neighbours(widths, monkeypatch):
+    network = machine(widths, pretrained=True)
+    up, down = UPWARDS[len(widths)], DOWNWARDS[len(widths)]
+    with torch.no_grad():
+        for number, weights in enumerate(network.W):
+            stage, low, high = network.stage(number), torch.rand(6, widths[number]), torch.rand(6, widths[number + 1])
+            low, high = low.double(), high.double()
+            torch.testing.assert_close(stage.odd_field(low), network.b[number + 1] + up[number] * (low @ weights))
+            torch.testing.assert_close(stage.even_field(high), stage.b + down[number] * (high @ weights.t()))
+        # what a stage learns from comes up the same way, and what the top dreams of goes down the same way
+        monkeypatch.setattr(Bernoulli, "sample", lambda self, field, noise, *rest: self.mean(field))
+        x = means = torch.rand(6, widths[0]).double()
+        for number in range(len(widths) - 1):
+            torch.testing.assert_close(network.lift(x, number, RowNoise(0, 6)), means)
+            torch.testing.assert_close(network.bottom_up(x)[number], means)
+            means = torch.sigmoid(network.b[number + 1] + up[number] * (means @ network.W[number]))
+
+
+def test_a_doubled_stage_learns_by_its_centred_gradient():
+    """Fields of centred units: c + up (v - m) W and b + down W (h - l), so a step on W moves the plain biases by as much."""
+    network = machine((5, 4, 3, 3), pretrained=True, centring=0.01)
+    stage = network.stage(1)
+    even, odd = [torch.rand(7, 4).double() for _ in "+-"], [torch.rand(7, 3).double() for _ in "+-"]
+    share = torch.full((7,), 1 / 7, dtype=torch.float64)
+    sides = [Side(v, h.clone(), share) for v, h in zip(even, odd, strict=True)]
+    with torch.no_grad():
+        found = stage.gradient(*sides, lambda parts: None)
+    m, l = stage.v_offset, stage.h_offset  # noqa: E741 - the letters of the paper
+    dw = ((even[1] - m).t() @ (odd[1] - l) - (even[0] - m).t() @ (odd[0] - l)) / 7
+    torch.testing.assert_close(found[stage.W], dw)
+    torch.testing.assert_close(found[stage.b], even[1].mean(0) - even[0].mean(0) - 2 * dw @ l)
+    torch.testing.assert_close(found[stage.c], odd[1].mean(0) - odd[0].mean(0) - 2 * m @ dw)
+
+
+@pytest.mark.parametrize("widths", [(5, 4), (5, 4, 3), (5, 4, 3, 3), (3, 2, 2, 2, 2)])
+def test_one_pass_down_and_the_unrolled_classifier_double_what_lacks_a_neighbour(widths):
+    network = DBMNetwork([Bernoulli(width) for width in widths], outputs=2).double()
+    random_parameters(network, 0.7)
+    network.unroll()
+    x = z = torch.rand(6, widths[-1]).double()
+    for number in reversed(range(len(widths) - 1)):
+        z = torch.sigmoid(network.b[number] + DOWNWARDS[len(widths)][number] * (z @ network.W[number].t()))
+    torch.testing.assert_close(network.decode(x, None), z)
+    for number, weights in enumerate(network.W):
+        # the first layer hears from the second through inputs of their own, the last has nothing above it
+        double = 2.0 if 0 < number < len(widths) - 2 else 1.0
+        below = [double * weights] if number or len(widths) == 2 else [weights, network.W[1].t()]
+        torch.testing.assert_close(network.classifier.maps[number].weight.t(), torch.cat(below))
+        torch.testing.assert_close(network.classifier.maps[number].bias, network.b[number + 1])
+
+
 def two_groups(n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Rows of eight bits: a prototype for each class, every bit flipped once in ten."""
     rng = np.random.default_rng(seed)
     group = rng.integers(0, 2, n)
     prototypes = np.array([[1, 1, 0, 1, 0, 0, 1, 0], [0, 1, 1, 0, 0, 1, 0, 1]], bool)
     return prototypes[group] ^ (rng.random((n, 8)) < 0.1), np.array(["left", "right"])[group]
+
+
+@pytest.mark.parametrize("widths", [(4, 3), (4, 3, 3)])
+def test_filled_bits_follow_the_conditional_given_the_label(widths):
+    """2,000 rows alike: means over clamped sweeps within 0.02 of listing all states."""
+    network = DBMNetwork([Bernoulli(width) for width in widths], labels=2).double()
+    random_parameters(network, 0.7)
+    states = all_states(network)
+    n, x, observed = 2000, torch.tensor([1.0, 0.0, 0.0, 0.0]).double(), torch.tensor([True, False, True, False])
+    for k in range(2):
+        agree = (states[0][:, observed] == x[observed]).all(1) & (states[-1][:, k] > 0)
+        want = torch.softmax(-energy(network, states)[agree], 0) @ states[0][agree]
+        y = torch.eye(2, dtype=torch.float64)[k].expand(n, -1)
+        noise = RowNoise(0, n, dtype=torch.float64)
+        with torch.no_grad():
+            found = network.conditional(x.expand(n, -1), observed.expand(n, -1), y, noise, mean=True, sweeps=20)
+        assert (found.mean(0) - want).abs().max() < 0.02
+        assert (found[:, observed] == x[observed]).all()
 
 
 @pytest.mark.parametrize("family", ["rbm", "dbn", "dbm"])
@@ -351,11 +429,32 @@ def test_up_down_improves_a_stack():
 
 
 def test_visible_numbers_in_a_deep_machine():
-    """Bits, codes and numbers side by side at the bottom: the gradient of the learned variance by two-point quadrature."""
+    """Codes and numbers side by side at the bottom."""
     layers = [SideBySide([Categorical(1, 3), Gaussian(2)]), Spin(2), Bernoulli(2)]
     network = DeepMachine(layers).double()
     random_parameters(network, 0.4)
     assert network.exact_log_partition() == pytest.approx(float(sum_over_numbers(network).detach()), abs=1e-6)
+
+
+@pytest.mark.parametrize("centring", [0.05])
+def test_two_layers_learn_as_a_restricted_machine_does(centring):
+    """Weights, biases and what numbers learn of their variance."""
+    network = DeepMachine([SideBySide([Categorical(1, 3), Gaussian(2)]), Bernoulli(3)], centring=centring).double()
+    random_parameters(network, 0.4)
+    other = copy.deepcopy(network)  # offsets move with every gradient
+    rng = torch.Generator().manual_seed(1)
+    share = torch.full((6,), 1 / 6, dtype=torch.float64)
+    even = [torch.randn(6, 5, generator=rng, dtype=torch.float64) for _ in "+-"]
+    odd = [torch.rand(6, 3, generator=rng, dtype=torch.float64) for _ in "+-"]
+    with torch.no_grad():
+        found, want = (
+            one.gradient(*(Side(v, h.clone(), share) for v, h in zip(even, odd, strict=True)), lambda sums: None)
+            for one in (network, other.stage(0))
+        )
+    assert list(network.even_units.parameters())
+    for parameter, alike in zip(network.parameters(), other.parameters(), strict=True):
+        assert want[alike].abs().max() > 1e-3
+        torch.testing.assert_close(found[parameter], want[alike])
 
 
 def sum_over_numbers(network: DeepMachine) -> torch.Tensor:

@@ -12,8 +12,9 @@ import torch
 import reverie as rv
 from reverie import config
 from reverie.errors import InvalidOption, Unsupported
+from reverie.inference.annealing import summarise
 from reverie.models.energy.rbm import RBMNetwork
-from reverie.probability.machines.restricted import Side
+from reverie.probability.machines.restricted import Penalties, Side
 
 REFERENCE = [(3, 2, 1.0, 4.100297129909), (10, 8, 0.5, 13.297538421250), (12, 10, 1.0, 21.432884602988)]
 """evaluation.md section 4: W_ij = s sin(1 + i nh + j), b_i = cos(i) / 2, c_j = -cos(j + 1) / 2."""
@@ -113,6 +114,24 @@ def test_the_plain_gradient_is_that_of_the_exact_log_likelihood():
         torch.testing.assert_close(found[parameter], gradient, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("penalties", [{"l2": 0.3}, {"l1": 0.2}, {"l2": 0.3, "l1": 0.2}, {"sparsity": 0.4}])
+def test_penalties_add_their_slopes(penalties):
+    """l2 |W|^2 / 2 + l1 |W|; sparsity pulls biases, and weights of units that are on, towards the activity asked for."""
+    network = machine(4, 3, 0.8)
+    plain = network.gradient(data_side(network, DATA), own_side(network), alone)
+    network.penalties = Penalties(activity=0.25, **penalties)
+    network.activity.copy_(torch.tensor([0.5, 0.1, 0.9]))
+    found = network.gradient(data_side(network, DATA), own_side(network), alone)
+    W = network.W.clone().requires_grad_(True)
+    cost = penalties.get("l2", 0.0) * W.square().sum() / 2 + penalties.get("l1", 0.0) * W.abs().sum()
+    cost.backward()
+    mean = 0.9 * torch.tensor([0.5, 0.1, 0.9]).double() + 0.1 * network.hidden_given(DATA).mean(0)
+    pull = penalties.get("sparsity", 0.0) * (mean - 0.25)
+    torch.testing.assert_close(found[network.W], plain[network.W] + W.grad + torch.outer(DATA.mean(0), pull))
+    torch.testing.assert_close(found[network.c], plain[network.c] + pull)
+    torch.testing.assert_close(found[network.b], plain[network.b])
+
+
 def test_the_centred_gradient_is_that_of_the_centred_machine():
     """E = -(v - m) b' - (h - l) c' - (v - m) W (h - l): plain b = b' - W l, c = c' - W^T m. A step on (W, b', c') moves
     the plain biases by db' - dW l and dc' - dW^T m (Melchior et al. 2016)."""
@@ -204,6 +223,15 @@ def sandwich(seeds: range, temperatures: int) -> tuple[int, float]:
             assert abs(found["log_z"] - truth) < 0.2
             assert found["effective_chains"] > 250
     return inside, worst
+
+
+def test_log_weights_are_summed_up_by_the_delta_method():
+    weights = torch.tensor([1.0, 3.0], dtype=torch.float64)
+    found = summarise(weights.log() - 700)  # far below what exp can hold
+    assert found.value == pytest.approx(math.log(2) - 700)
+    assert found.standard_error == pytest.approx(math.sqrt(2) / 2 / math.sqrt(2))
+    assert found.effective == pytest.approx(16 / 10)
+    assert summarise(torch.zeros(1)).standard_error == math.inf  # one chain says nothing of its spread
 
 
 def test_annealing_brackets_log_z():

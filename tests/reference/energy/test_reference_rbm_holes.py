@@ -147,6 +147,19 @@ def test_classes_by_bayes_rule(labels):
     assert float(torch.logsumexp(machine.log_prob(x, None, None, noise), 0)) == pytest.approx(0, abs=1e-9)
 
 
+@pytest.mark.parametrize("labels", [2, 3])
+def test_hidden_means_with_the_label_given_and_summed_out(labels):
+    machine = network(3, labels)
+    x = machine.visible.states(0, 24)[:, :7].unique(dim=0)
+    labelled = [machine.hidden_given(machine.rows(x, one.expand(len(x), -1))) for one in torch.eye(labels).double()]
+    for k in range(labels):
+        y = torch.eye(labels, dtype=torch.float64)[k].expand(len(x), -1)
+        torch.testing.assert_close(machine.hidden_mean(x, y), labelled[k])
+    chance = machine.classify(x, None).exp()
+    want = sum(chance[:, k : k + 1] * labelled[k] for k in range(labels))
+    torch.testing.assert_close(machine.hidden_mean(x, None), want)
+
+
 def test_the_discriminative_gradient_is_that_of_autograd():
     machine = network(4, 3).requires_grad_(True)
     x = machine.visible.states(0, 40)[:, :7]

@@ -377,6 +377,13 @@ def test_held_out_loss_is_that_of_log_prob():
         TemporalRBM(hidden=40).fit(rows, epochs=4, validation=0.3, patience=2, **QUIET)
 
 
+def test_reconstructions_of_frames_that_never_change_come_close():
+    """Squared errors summed over three bits, of which two are always on, as the biases know from the start."""
+    rows = [np.tile(np.array([True, False, True]), (10, 1))] * 8
+    model = TemporalRBM(hidden=2, order=1, lr=0.3).fit(rows, epochs=5, seed=0, **QUIET)
+    assert 0 <= model.history[-1]["reconstruction"] < 0.02
+
+
 def test_a_weight_repeats_a_sequence():
     """Base rates and windows' means count the steps of a sequence as often as its weight says."""
     import pandas as pd

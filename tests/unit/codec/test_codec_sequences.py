@@ -17,6 +17,7 @@ from reverie.data.codec.levels import Symbol
 from reverie.data.codec.negotiate import codec_from_json, fit_codec
 from reverie.data.codec.nested import step_from_json
 from reverie.data.codec.sequences import SequenceCodec
+from reverie.data.codec.tokens import Bytes
 from reverie.data.dataset import Dataset
 from reverie.data.forms.reading import read_table, restore_table
 from reverie.data.schema import Field, Schema
@@ -226,6 +227,18 @@ def test_characters_never_seen():
     with pytest.raises(DataError, match="sequence 1 of 'x' is empty"):
         codec.prepare(read_table(data.schema, ["a", ""]))
     assert codec_from_json(data.schema, codec.to_json()).unseen == "missing"
+
+
+def test_bytes_are_those_of_utf_8_and_come_back():
+    texts = ["naïve", "", "日本 x"]
+    codes, lengths = Bytes().encode(np.array(texts, dtype=object))
+    assert lengths.tolist() == [len(text.encode()) for text in texts]
+    assert codes.tolist() == list("".join(texts).encode())
+    assert Bytes().decode(codes, lengths).tolist() == texts
+    # steps that are missing say nothing; what is no UTF-8 is marked
+    assert Bytes().decode(np.array([104, -1, 105, 0, 255]), np.array([3, 2])).tolist() == ["hi", "\0\ufffd"]
+    assert Bytes().tokens[ord("a")] == "a"
+    assert Bytes().tokens[0xE4] == "\\xe4"
 
 
 def test_symbols_never_seen_are_not_observed():

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from reverie.rng import Noise, RowNoise, StreamNoise, generator, stream
+from reverie.rng import LatticeNoise, Noise, RowNoise, StreamNoise, generator, stream
 
 
 def test_streams_differ_by_name_and_fit_in_63_bits():
@@ -103,6 +103,17 @@ def test_bernoulli_and_categorical_frequencies(make):
     pairs = noise.categorical(torch.stack([logits, -logits.clamp(min=-5)]).expand(n, 2, -1))
     assert pairs.shape == (n, 2)
     assert abs(float((pairs[:, 0] == 2).float().mean() - q[2])) <= 4 * math.sqrt(float(q[2] * (1 - q[2]) / n))
+
+
+def test_the_lattice_is_midpoints_beside_multiples_of_powers_of_the_generalised_golden_ratio():
+    """x^(d + 1) = x + 1: the golden ratio for one dimension, 1.3247 for two, 1.2207 for three (Roberts 2018)."""
+    for width, root in ((1, 1.618033988749895), (2, 1.324717957244746), (3, 1.2207440846057594)):
+        for number in range(4):
+            found = LatticeNoise(2, number, 4).uniform(width)
+            rest = [(0.5 + (number + 1) * root**-power) % 1 for power in range(1, width)]
+            want = torch.tensor([(number + 0.5) / 4, *rest], dtype=torch.float64)
+            torch.testing.assert_close(found, want.expand(2, width))
+    assert (LatticeNoise(3, 0, 1).uniform(2, 2) == 0.5).all()
 
 
 def test_categorical_never_draws_what_cannot_be():

@@ -1,6 +1,7 @@
 """Views, hashes, splits and the duplicates between them; names that come with the library."""
 
 import pickle
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -11,6 +12,7 @@ from reverie.data.dataset import Dataset
 from reverie.data.digests import row_digests
 from reverie.data.forms.reading import infer
 from reverie.data.sources import toys
+from reverie.data.sources.bundled import _hub_frame
 from reverie.data.sources.load import as_dataset, load_data
 from reverie.data.table import Table
 from reverie.errors import DataError, InvalidOption, SchemaMismatch
@@ -236,6 +238,19 @@ def test_repr_is_short():
     assert "32 more" in repr(data)
     assert "<table>" in data._repr_html_()
     assert "&lt;b&gt;" in as_dataset(pd.DataFrame({"<b>": [1, 2]}))._repr_html_()
+
+
+def test_tables_of_the_hub_keep_their_parts_and_the_names_of_classes():
+    parts = {
+        "train": pd.DataFrame({"a": [1.0, 2.0, 3.0], "k": [0, 1, 0]}),
+        "test": pd.DataFrame({"a": [4.0], "k": [1]}),
+    }
+    rows = {name: SimpleNamespace(to_pandas=lambda frame=frame: frame) for name, frame in parts.items()}
+    features = {"a": SimpleNamespace(), "k": SimpleNamespace(names=["no", "yes"])}
+    loaded = _hub_frame(rows, features, {"a": "Value", "k": "ClassLabel"}, "set")
+    assert {part: place.tolist() for part, place in loaded.splits.items()} == {"train": [0, 1, 2], "test": [3]}
+    assert loaded.X["k"].tolist() == ["no", "yes", "no", "yes"]
+    assert loaded.X["a"].tolist() == [1.0, 2.0, 3.0, 4.0]
 
 
 def test_bundled_sets():

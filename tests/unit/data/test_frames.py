@@ -41,6 +41,7 @@ COLUMNS = {
     "string[python]": pd.array(["a", None, "b"], dtype="string[python]"),
     "category": pd.Categorical(["y", None, "x"], categories=["z", "y", "x"]),
     "ordered": pd.Categorical(["y", "x", "x"], categories=["x", "y", "z"], ordered=True),
+    "category of objects": pd.Categorical(["y", None, "x"], categories=pd.Index(["x", "y"], dtype=object)),
     "category int": pd.Categorical([2, 1, 2], categories=[3, 2, 1]),
     "category bool": pd.Categorical([True, False, None]),
     "category date": pd.Categorical(pd.to_datetime(["2020-01-01", "2021-01-01", "2020-01-01"])),
@@ -128,6 +129,15 @@ def test_any_frame_round_trips_and_is_read_again(frame):
     pd.testing.assert_frame_equal(
         restore_table(schema, read_table(schema, kept.sample(frac=1, axis=1, random_state=0))), kept
     )
+
+
+def test_a_later_column_without_a_value_is_missing_in_the_way_of_its_kind():
+    dates = pd.to_datetime(["2020-01-01", None])
+    schema, _ = infer(pd.DataFrame({"when": dates, "flag": [True, None], "size": [1.5, np.nan]}))
+    later = read_table(schema, pd.DataFrame({"when": [None, None], "flag": [None, None], "size": [None, None]}))
+    assert later["when"].tolist() == [np.iinfo(np.int64).min] * 2
+    assert later["flag"].tolist() == [-1, -1]
+    assert np.isnan(later["size"]).all()
 
 
 def test_column_names_may_be_numbers():

@@ -142,6 +142,45 @@ def test_overfitting_and_copying_are_said(normals):
     assert any(finding.text.startswith("It copies") and finding.tone == "bad" for finding in report.summary)
 
 
+@pytest.mark.parametrize(
+    ("copied", "verdict"), [(0.2, "leans towards its training data"), (0.9, "copies its training data")]
+)
+def test_some_copies_are_leaning_and_most_are_copying(copied, verdict):
+    """As many training rows as test rows, so that a share c of copies is nearer to train in 1/2 + c/2 of the cases."""
+    train, test = normal_data(500, 3, seed=1), normal_data(500, 3, seed=2)
+    known = np.asarray(train.X)
+
+    def draw(n, rng):
+        fresh, copies = rng.normal(size=(n, 3)), known[rng.integers(0, len(known), n)]
+        return np.where(rng.random((n, 1)) < copied, copies, fresh)
+
+    row = evaluate(FakeModel(train.schema, draw), test, train).row("nearer to train")
+    assert row.value == pytest.approx(0.5 + copied / 2, abs=0.06)
+    assert row.verdict == verdict
+    told = float(row.note.rpartition("as if ")[2].partition("%")[0])
+    assert told == pytest.approx(100 * copied, abs=12)
+
+
+@pytest.mark.parametrize(
+    ("spread", "gap", "verdict"),
+    [(1.0, 0.2, "overfits by 0.200 nats"), (1.0, 0.1, "no gap beyond noise"), (100.0, 7.0, "no gap beyond noise")],
+)
+def test_a_gap_is_called_overfitting_from_two_standard_errors_on(normals, spread, gap, verdict):
+    """Log-densities `spread` above and below their mean in turn: the gap's error is spread * sqrt(1/700 + 1/350)."""
+    train, test = normals
+    rows = {row.tobytes() for row in np.asarray(train.X)}
+
+    def log_prob(X, y):
+        inside = all(row.tobytes() in rows for row in np.asarray(X))
+        return (gap if inside else 0.0) + spread * np.where(np.arange(len(X)) % 2, 1.0, -1.0)
+
+    model = FakeModel(train.schema, lambda n, rng: np.asarray(train.X)[:n], log_prob)
+    row = evaluate(model, test, train, n=50).row("train − test gap of log p(x)")
+    assert row.value == pytest.approx(gap)
+    assert row.floor_sd == pytest.approx(spread * math.sqrt(1 / 700 + 1 / 350), rel=0.01)
+    assert row.verdict == verdict
+
+
 def test_a_discrete_probability_above_one_is_called_impossible():
     rng = np.random.default_rng(0)
     import pandas as pd

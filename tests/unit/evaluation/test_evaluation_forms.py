@@ -17,7 +17,7 @@ from reverie.data.pictures import grid_png, scatter_png, tile, to_uint8
 from reverie.errors import DataError
 from reverie.evaluation import evaluate
 from reverie.evaluation.features import PixelSpace, TableSpace, row_bytes
-from reverie.evaluation.pages.pictures import curves, loss_curve_svg, marginal, strip, ticks
+from reverie.evaluation.pages.pictures import _tick, curves, loss_curve_svg, marginal, strip, ticks
 from reverie.evaluation.rows import Row, number
 from reverie.metrics import Column
 
@@ -228,6 +228,17 @@ def test_marginal_figures_of_odd_columns():
     assert "nan" not in marginal(constant, empty).svg
     many = Column("k", np.arange(40) % 20, 20)
     assert "all others" in marginal(many, many, [f"level {i}" for i in range(20)]).svg
+
+
+@pytest.mark.parametrize(("channels", "shown"), [(1, 1), (2, 1), (3, 3), (4, 4), (7, 3)])
+def test_pictures_are_shown_in_channels_that_a_file_can_have(channels, shown):
+    images = np.arange(2 * 3 * 3 * channels, dtype=np.uint8).reshape(2, 3, 3, channels)
+    np.testing.assert_array_equal(to_uint8(images), images[..., :shown])
+
+
+def test_ticks_are_written_out_where_that_is_short():
+    found = [_tick(value) for value in (0.5, -3.0, 123456.0, 1.5e-7, 2e6)]
+    assert found == ["0.5", "−3", "123,456", "1.5e−07", "2e+06"]
 
 
 def test_ticks_and_strip():

@@ -16,11 +16,11 @@ from torch import nn
 import reverie as rv
 from families import OPTIONS, Stack, numeric_rows, rows_for, small_recipes
 from reverie.data.space import Batch
-from reverie.errors import Interrupted
+from reverie.errors import Interrupted, InvalidOption
 from reverie.learning.rules.averaged import Averaged
 from reverie.learning.rules.descent import Descent, schedule
 from reverie.learning.rules.gradient import Gradient
-from reverie.learning.run import Run
+from reverie.learning.run import Run, pick_device
 from reverie.learning.trainer import Trainer
 
 
@@ -191,3 +191,18 @@ def test_the_best_mixture_is_scored_with_its_own_covariances(tmp_path: Path) -> 
     assert len(model.history) < 60
     model.save(tmp_path / "model")
     assert np.array_equal(model.log_prob(rows), rv.load(tmp_path / "model").log_prob(rows))
+
+
+def test_the_device_of_a_process(monkeypatch):
+    """Process r has the r-th CUDA device; a name is taken at its word."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert pick_device("auto", 1) == pick_device("cuda", 1) == torch.device("cuda", 1)
+    assert pick_device("cpu", 1) == torch.device("cpu")
+    assert pick_device("cuda:0", 1) == torch.device("cuda", 0)
+    with pytest.raises(InvalidOption, match="torch sees 2 CUDA devices"):
+        pick_device("cuda", 2)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert pick_device("auto", 1) == torch.device("cpu")
+    with pytest.raises(InvalidOption, match="no CUDA device is visible"):
+        pick_device("cuda")

@@ -22,6 +22,7 @@ from reverie.metrics import (
     neighbourhood,
     sliced_wasserstein,
 )
+from reverie.metrics.kernel import _within
 
 
 def test_frechet_closed_form():
@@ -109,6 +110,18 @@ def test_kid_is_centred_on_zero_with_a_right_error_for_equal_distributions():
     assert (values < 0).any()  # a biased estimate never is
     # 400 values give the sd to 3.5 % (5 % as the law is skewed), 3 of those; plain errors fail in this degenerate case.
     assert 0.85 < values.std(ddof=1) / np.sqrt((errors**2).mean()) < 1.15
+
+
+def test_the_spread_of_a_kernel_is_split_into_that_of_its_rows_and_the_rest():
+    """Over pairs, Var k = 2 Var h + s; the sample variance of row means over n - 1 partners is Var h + s / (n - 1)."""
+    x = np.random.default_rng(0).normal(size=(7, 2))
+    pairs = np.array([[cubic_kernel(a[None], b[None])[0, 0] for b in x] for a in x])
+    off = ~np.eye(7, dtype=bool)
+    mean, rows, rest = _within(x, cubic_kernel)
+    assert mean == pytest.approx(pairs[off].mean())
+    np.testing.assert_allclose(rows, [pairs[i][off[i]].mean() for i in range(7)])
+    assert rest > 0
+    assert 2 * (rows.var(ddof=1) - rest / 6) + rest == pytest.approx(pairs[off].var())
 
 
 def test_mmd_by_hand_and_with_the_gaussian_kernel():

@@ -7,9 +7,11 @@ import math
 
 import numpy as np
 import pytest
+import torch
 
 import reverie as rv
 from reverie.errors import InvalidOption
+from reverie.learning.rules.ladder import Ladder
 
 
 def bars_and_stripes(side: int) -> np.ndarray:
@@ -55,3 +57,22 @@ def test_adam_learns_classes_where_plain_descent_crawls():
         right[optimizer] = float((model.predict(bits[1500:]) == names[1500:]).mean())
     assert right["adam"] > 0.93
     assert right["adam"] > right["sgd"]
+
+
+def test_temperatures_are_read_off_at_equal_steps_of_the_rejection_rates():
+    ladder = Ladder(5, torch.device("cpu"))
+    rates, betas = np.array([0.1, 0.4, 0.2, 0.1]), np.array([0.0, 0.2, 0.3, 0.7, 1.0])
+    ladder.load_state({"betas": torch.tensor(betas), "rejected": torch.tensor(rates), "round": 0})
+    ladder._place()
+    barrier = np.concatenate([[0.0], rates.cumsum()])
+    np.testing.assert_allclose(ladder.state()["betas"], np.interp(np.linspace(0, 0.8, 5), barrier, betas))
+    np.testing.assert_allclose(ladder.state()["rejected"], 0.2)
+
+
+def test_grey_pictures_are_binarised_once_for_a_likelihood():
+    """From the seed: offsets in cells, which `dequantisation` counts, are of no concern to them."""
+    X = np.random.default_rng(0).integers(0, 256, (40, 3, 3), dtype=np.uint8)
+    model = rv.RBM(hidden=4).fit(X, epochs=1, seed=0, progress=False)
+    once = model.log_prob(X, seed=1)
+    np.testing.assert_array_equal(model.log_prob(X, seed=1, dequantisation=1), once)
+    assert np.abs(model.log_prob(X, seed=2) - once).max() > 0.01
