@@ -436,7 +436,7 @@ def test_visible_numbers_in_a_deep_machine():
     assert network.exact_log_partition() == pytest.approx(float(sum_over_numbers(network).detach()), abs=1e-6)
 
 
-@pytest.mark.parametrize("centring", [0.05])
+@pytest.mark.parametrize("centring", [0.0, 0.05])
 def test_two_layers_learn_as_a_restricted_machine_does(centring):
     """Weights, biases and what numbers learn of their variance."""
     network = DeepMachine([SideBySide([Categorical(1, 3), Gaussian(2)]), Bernoulli(3)], centring=centring).double()

@@ -222,7 +222,10 @@ class DeepMachine(Bipartite):
         machine.to(self.W[0].device)
         machine.W, machine.c = self.W[number], self.b[number + 1]
         machine.b = self.stage_bias[number - 1] if number else self.b[0]
-        machine.v_offset, machine.h_offset = self.part_of_mean(number), self.part_of_mean(number + 1)
+        offsets = [self.part_of_mean(number), self.part_of_mean(number + 1)]
+        if not self.centring:  # a restricted machine takes offsets as they are: without centring they must be zero
+            offsets = [torch.zeros_like(offset) for offset in offsets]
+        machine.v_offset, machine.h_offset = offsets
         machine.up_scale = 2.0 if number + 1 < self.top else 1.0
         machine.down_scale = 2.0 if number else 1.0
         machine.penalties = Penalties(l2=self.l2)
