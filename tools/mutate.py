@@ -115,7 +115,7 @@ class Chosen:
 
     def _tell(self, report: Any) -> None:
         with self.told.open("a") as file:
-            file.write(json.dumps({"by": report.nodeid, "why": str(report.longrepr)[-300:]}) + "\n")
+            file.write(json.dumps({"by": report.nodeid}) + "\n")
 
 
 def forked(work: Callable[[], int], log: Path, cpu: float | None = None) -> int | str:
