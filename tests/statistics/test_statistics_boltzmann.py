@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "reference"))
 from boltzmann_kit import ising, numbers, p_value, sherrington_kirkpatrick, states
-
 from reverie.inference import tempering
 from reverie.inference.gibbs import Coloured, Gibbs, OneByOne, Plan, draw_into_buffer, gibbs
 from reverie.inference.graphs import between, colours, complete, lattice, matrix

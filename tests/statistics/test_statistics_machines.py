@@ -3,16 +3,11 @@ tempered chains."""
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "reference"))
 from boltzmann_kit import p_value
-
 from reverie.learning.rules.ladder import Ladder
 from reverie.probability.machines.deep import DeepMachine
 from reverie.probability.machines.restricted import Restricted
