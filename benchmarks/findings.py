@@ -226,7 +226,9 @@ def main() -> None:
                 out[what][name] = run(name)
                 print(what, name, out[what][name], flush=True)
     if not asked.dry:
-        (RESULTS / "findings.json").write_text(json.dumps({"machine": machine(), **out}, indent=1) + "\n")
+        path = RESULTS / "findings.json"
+        before = json.loads(path.read_text()) if path.exists() else {}
+        path.write_text(json.dumps({**before, "machine": machine(), **out}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

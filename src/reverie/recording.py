@@ -154,7 +154,9 @@ def check_resume(job: Job, run: Run) -> None:
     if before["data"]["hash"] != now["data"]["hash"]:
         differs.append("data (other rows or columns)")
     for part, free in (("estimator", frozenset[str]()), ("training", _FREE_TO_CHANGE)):
-        old, new = before[part], now[part]
+        new = now[part]
+        # A run from before an option existed was what the option's default now is.
+        old = {**config.to_json(type(getattr(job, part))()), **before[part]}
         differs += [
             f"{part}.{key} ({old.get(key)!r} -> {new.get(key)!r})"
             for key in sorted({*old, *new} - free)

@@ -115,7 +115,8 @@ class Batches:
             return windows_of(self._prepared, order.cut or self._still, index, self._cutter.longest)
         if self._prepared is not None:
             return self._prepared.rows(index)
-        return self._prepare(self._data.take(np.arange(self.n)[index] if isinstance(index, slice) else index.numpy()))
+        lying = np.arange(slot.start + first, slot.stop, stride) if isinstance(index, slice) else index.numpy()
+        return self._prepare(self._data.take(lying))
 
     def batch(
         self, slot: Slot, order: Order, noise: Noise | None, device: torch.device, *, whole: bool = False

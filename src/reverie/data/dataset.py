@@ -227,9 +227,11 @@ class Dataset:
 
     @property
     def one_sequence(self) -> bool:
-        """Is this a single text or sequence, which can be cut into parts?"""
-        plain = self.schema.container == "list" and all(f.kind in ("sequence", "text") for f in self.schema.fields)
-        return len(self) == 1 and plain
+        """Is this a single text or sequence, which can be cut into parts? Not where a value, y say, is of the whole of it."""
+        if len(self) != 1 or self.schema.container != "list":
+            return False
+        whole = [field for field in self.schema.conditions if field.kind == "text" or field.whole]
+        return not whole and all(field.kind in ("sequence", "text") for field in self.schema.fields)
 
     def _cut(self, fractions: Sequence[float]) -> Dataset:
         """The one sequence cut into consecutive parts of these shares of its steps, each a row."""

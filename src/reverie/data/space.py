@@ -25,7 +25,7 @@ class Windows:
     """How long sequences reach a network: cut into windows of `length` steps, which share `overlap` steps with the window
     before (1 where every step but the first is predicted from those before it). Windows keep to one sequence, unless they
     are `mixed`: then sequences of one group follow one another, in a new order every pass, and are cut as if they were
-    one, so that all windows are full."""
+    one, so that all windows of a group but two are full."""
 
     length: int
     overlap: int = 0

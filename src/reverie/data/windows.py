@@ -1,5 +1,5 @@
-"""Long sequences cut into windows: where each begins and ends in one pass. Every step is in the same number of windows every pass,
-none is lost, and how many windows there are never changes."""
+"""Long sequences cut into windows: where each begins and ends in one pass. Every step is new in exactly one window of a pass (in
+others it may be what they overlap by), and how many windows there are never changes."""
 
 from __future__ import annotations
 

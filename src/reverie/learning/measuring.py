@@ -51,7 +51,11 @@ class Pacing:
     def open(self, phase: Phase, learner: Learner, slots: list[Slot], total: int | None) -> Learner:
         """The learner with which a phase begins, or goes on."""
         trainer = self._trainer
+        resumed, self._resumed = self._resumed, None
         if not learner.casts:
+            if trainer.run_.pace != Pace():  # that of the phase before it
+                trainer.run_.pace = Pace()
+                trainer.run_.pace.apply(trainer.network)
             return learner
         fixed, free = pace.asked(trainer.training)
         if trainer.training.activation_checkpointing:
@@ -61,8 +65,8 @@ class Pacing:
             return self.measure(phase, learner, slots, total)
         if fixed.compile and fresh:
             self._prove(fixed, _Trials(trainer, phase, learner, slots, total))
-        resumed, self._resumed = self._resumed, None
-        chosen = resumed or fixed
+        # Only what was measured is taken from the state: one saved before the first step knows nothing of the options yet.
+        chosen = resumed if free and resumed is not None else fixed
         trainer.run_.pace = chosen
         chosen.apply(trainer.network)
         if not chosen.channels_last:
@@ -131,6 +135,8 @@ class _Trials:
         """Back to where training stood, ready to go on at that pace with the learner returned."""
         trainer, (weights, learned) = self._trainer, self._saved
         trainer.network.load_state_dict(weights)
+        for parameter in trainer.network.parameters():
+            parameter.grad = None  # a trial that failed between two parts of a batch left one
         trainer.run_.generator.set_state(self._noise)
         torch.set_rng_state(self._torch)
         trainer.at, trainer.sums = self._at, self._sums

@@ -178,7 +178,7 @@ class Stopwatch:
         self._since, self._steps, self._usual = time.perf_counter(), 0, 0.0
 
     def changed(self, steps: int) -> bool:
-        """Called between passes with the updates made so far: has the time a step takes changed by half, over minutes?"""
+        """Called now and then with the updates made so far: has the time a step takes changed by half, over minutes?"""
         now = time.perf_counter()
         if now - self._since < self._EVERY or steps <= self._steps:
             return False

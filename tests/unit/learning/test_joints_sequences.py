@@ -136,6 +136,7 @@ def test_a_long_text_is_split_and_held_out_by_cutting_it(tmp_path: Path) -> None
     data = rv.load_data(file, texts="whole", fractions=(0.9, 0.1))
     assert data.train.X[0] + data.test.X[0] == STORY
     assert abs(len(data.test.X[0]) - 0.1 * len(STORY)) <= 0.5
+    assert not as_dataset(["a text"], ["one y"], kinds={"y": "text"}).one_sequence  # y is of the whole of it
     model = joints.Scribe().fit(data.train, validation=0.25, epochs=2, patience=2)
     assert all(np.isfinite(row["validation.loss"]) for row in model.history)
     blocks = tmp_path / "blocks.txt"

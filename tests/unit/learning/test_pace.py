@@ -14,7 +14,8 @@ from torch import nn
 
 import joints
 import reverie as rv
-from reverie.errors import Interrupted, InvalidOption
+from reverie import recording
+from reverie.errors import Interrupted, InvalidOption, RunConflict
 from reverie.learning import measuring, pace
 from reverie.learning.pace import Pace, measure
 from reverie.learning.recomputing import recompute
@@ -234,6 +235,53 @@ def test_a_resumed_run_keeps_what_was_chosen(tmp_path: Path, monkeypatch: pytest
     assert resumed.info["pace"] == whole.info["pace"]
     assert whole.info["pace"][0]["chosen"]["precision"] == "bfloat16"
     assert '"event": "pace"' in (tmp_path / "whole" / "log.jsonl").read_text()
+
+
+def test_a_run_resumed_before_its_first_step_keeps_to_its_options(tmp_path: Path) -> None:
+    """The state of step 0 is written before any pace is chosen."""
+    options: dict[str, Any] = {"epochs": 2, "batch_size": 32, "precision": "bfloat16"}
+    whole = VAE.fit(TABLE, out=str(tmp_path / "whole"), **options)
+    VAE.fit(TABLE, out=str(tmp_path / "begun"), **options)
+    (tmp_path / "begun" / "latest").write_text("checkpoints/00000000\n")
+    assert far(whole, rv.resume(tmp_path / "begun", TABLE)) == 0
+
+
+def test_a_run_from_before_an_option_existed_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(Interrupted), runs.stop_after(2):
+        VAE.fit(TABLE, out=str(tmp_path / "run"), epochs=2, batch_size=32)
+    read = recording.read_config
+
+    def older(root: Path) -> dict[str, Any]:
+        document = read(root)
+        for name in ("accumulation", "speed", "activation_checkpointing"):
+            del document["training"][name]
+        del document["estimator"]["kl_warmup"]
+        return document
+
+    monkeypatch.setattr(recording, "read_config", older)
+    assert far(rv.resume(tmp_path / "run", TABLE), VAE.fit(TABLE, epochs=2, batch_size=32)) == 0
+    with pytest.raises(RunConflict, match=r"training.accumulation \(1 -> 2\)"):
+        VAE.fit(TABLE, resume=tmp_path / "run", epochs=2, batch_size=32, accumulation=2)
+
+
+def test_a_trial_that_fails_between_two_parts_leaves_no_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every setting but the plain one fails in its second part: the run is the one that was not measured."""
+    options: dict[str, Any] = {"epochs": 2, "batch_size": 32, "accumulation": 2}
+    plain = VAE.fit(TABLE, **options)
+    for name, value in (("_SHARE", 1e9), ("_SECONDS", 1e-9), ("has_bfloat16", lambda device: True)):
+        monkeypatch.setattr(pace, name, value)
+    add, calls = Descent.add, [0]
+
+    def failing(self: Descent, loss: torch.Tensor) -> None:
+        calls[0] += 1
+        if self._run.pace.precision == "bfloat16" and calls[0] % 2 == 0:
+            raise RuntimeError("not here")
+        add(self, loss)
+
+    monkeypatch.setattr(Descent, "add", failing)
+    tried = VAE.fit(TABLE, precision="auto", **options)
+    assert tried.info["pace"][0]["refused"] == {"precision": "not here"}
+    assert far(plain, tried) == 0
 
 
 def test_steps_that_became_slower_are_measured_again(monkeypatch: pytest.MonkeyPatch) -> None:

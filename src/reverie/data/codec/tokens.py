@@ -50,7 +50,7 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def decode(self, codes: Codes, lengths: Codes) -> NDArray[Any]:
-        """Object array of the n texts; a negative code leaves U+FFFD, the replacement character, behind."""
+        """Object array of the n texts; where a token can be unknown, `UNKNOWN` leaves U+FFFD, the replacement character."""
 
     @abstractmethod
     def to_json(self) -> dict[str, Any]: ...
