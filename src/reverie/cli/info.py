@@ -125,6 +125,11 @@ def text(found: dict[str, Any]) -> str:
     if found.get("phases"):
         rows = [[r["phase"], f"{r['share']:.0%}", r.get("budget", ""), r["epochs_done"]] for r in found["phases"]]
         lines += ["", table(["phase", "share", "budget", "epochs done"], rows)]
+        if len(rows) > 1 and found["kind"] == "run":
+            last = rows[-1][0]
+            lines += [
+                f"fit --resume with a larger budget lengthens the last phase, {last!r}, alone once the others are over"
+            ]
     if found["steps"] is not None:
         lines += ["", f"trained: {found['epochs']} epochs, {found['steps']} steps, {duration(found['seconds'])}"]
     if found["history"]:

@@ -11,9 +11,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from reverie.inference.compiled import available
+
+MOST_STATES = 16
+LANES = 64  # sequences or segments that compiled passes take together
 STEP, MERGING = 14e-6, 40  # seconds one step of both directions costs at least; steps a usual chain takes to forget
 
 
@@ -48,13 +54,22 @@ class Layout:
     """How sequences of `lengths` (n,) lie side by side: built once, used for every pass over the same sequences.
 
     `states` (K) sets how long the segments are unless `segment` says so (0: do not cut). Every segment that has a
-    successor is exactly `segment` steps long; the last one of a sequence takes the rest.
+    successor is exactly `segment` steps long; the last one of a sequence takes the rest. `compiled`: passes over these
+    sequences use `inference.compiled` where that is installed (and on a CPU).
     """
 
     def __init__(
-        self, lengths: Tensor | Sequence[int], states: int, *, segment: int | None = None, device: str = "cpu"
+        self,
+        lengths: Tensor | Sequence[int],
+        states: int,
+        *,
+        segment: int | None = None,
+        device: str = "cpu",
+        compiled: bool = False,
     ) -> None:
         self._rooms: dict[str, Tensor] = {}
+        self.compiled = compiled and device == "cpu" and available()
+        self.compiled_sums = self.compiled and states <= MOST_STATES  # more are better left to matrix products
         self.lengths = torch.as_tensor(lengths, dtype=torch.long).to(device)
         self.steps = int(self.lengths.sum())
         self.longest = int(self.lengths.max()) if len(self.lengths) else 0
@@ -88,9 +103,16 @@ class Layout:
 
     def _cut(self, states: int) -> int:
         """Segments of L steps cost (L + merging) steps of overhead, and merging / L of the arithmetic a second time."""
+        if self.compiled_sums:  # a step has no overhead then: only as many segments as fill a block of lanes
+            best = max(256, self.steps // LANES)
+            return best if self.longest >= 2 * best else 0
         arithmetic = 1e-8 + 4 * states * (states + 4) / 4e10
         best = max(32, round(math.sqrt(MERGING * self.steps * arithmetic / STEP)))
         return best if self.longest >= 2 * best else 0
+
+    def step_seconds(self, states: int) -> float:
+        """What one step of both directions costs, however few the lanes."""
+        return 1.5e-9 * states * (3 * states + 20) if self.compiled_sums else STEP
 
     @cached_property
     def whole(self) -> Packing:
@@ -134,4 +156,17 @@ class Layout:
         values = values.to(torch.float64)
         if len(self.lengths) == 1:
             return values.sum()[None]
+        if values.device.type == "cpu":
+            found = np.bincount(self.owner.numpy(), weights=values.numpy(), minlength=len(self.lengths))
+            return torch.from_numpy(found)
         return torch.segment_reduce(values[self.columns], "sum", lengths=self.lengths, initial=0.0)
+
+    @cached_property
+    def places(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The sizes and offsets of the packing's steps, as arrays."""
+        return np.array(self.packing.sizes, dtype=np.int64), np.array(self.packing.offsets, dtype=np.int64)
+
+    @cached_property
+    def owner(self) -> Tensor:
+        """The sequence of every column (N,)."""
+        return torch.arange(len(self.lengths), device=self.rows.device).repeat_interleave(self.lengths)[self.rows]

@@ -18,21 +18,20 @@ and lives in the layout's own memory: the next call with this layout overwrites 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from reverie.inference.algebra import Algebra, Best, Linear, Logs
+from reverie.inference import compiled
+from reverie.inference.algebra import Best, Logs
 from reverie.inference.layout import Layout
 from reverie.inference.pieces import own_threads
 from reverie.inference.segments import Sweep
 from reverie.inference.tracing import likeliest, thrown, trace
-
-BLOCK = 1 << 16  # entries worked on at a time on a CPU: they stay in the cache
+from reverie.inference.trials import CEILING, FLOOR, SPARSE, Answer, Trial, solve
 
 
 class Filtered(NamedTuple):
@@ -67,11 +66,11 @@ def filter_forward(
 ) -> Filtered:
     """What is known at each step from the steps up to it."""
 
-    def job(chain: _Chain) -> _Answer:
+    def job(chain: Trial) -> Answer:
         alpha, normaliser = chain.filtered()
-        return _Answer(sequences=[chain.log_prob], columns=[alpha, normaliser])
+        return Answer(sequences=[chain.log_prob], columns=[alpha, normaliser])
 
-    answer = _solve(job, _columns(log_b, layout, packed), layout, initial, transition)
+    answer = solve(job, _columns(log_b, layout, packed), layout, initial, transition)
     alpha, normaliser = answer.columns
     return Filtered(
         answer.sequences[0], _rows(alpha, layout, packed), normaliser if packed else layout.unpack(normaliser)
@@ -108,21 +107,54 @@ def posteriors(
     weights (n,) count the sequences in `transitions` and `first`; gamma is not weighted.
     """
 
-    def job(chain: _Chain) -> _Answer:
+    def job(chain: Trial) -> Answer:
         transitions, gamma = chain.smoothed()
         heads = chain.layout.heads
         first = gamma[:, heads].double()
         if chain.importance is not None:
             first *= chain.importance[chain.layout.sequence[heads]]
-        return _Answer([chain.log_prob], [gamma], [transitions, first.sum(1)])
+        return Answer([chain.log_prob], [gamma], [transitions, first.sum(1)])
 
-    answer = _solve(job, _columns(log_b, layout, packed), layout, initial, transition, weights, backward=True)
+    columns = _columns(log_b, layout, packed)
+    found = _at_once(columns, layout, initial, transition, weights)
+    if found is not None:
+        return found._replace(gamma=_rows(found.gamma, layout, packed))
+    answer = solve(job, columns, layout, initial, transition, weights, backward=True)
     return Posterior(answer.sequences[0], _rows(answer.columns[0], layout, packed), *answer.sums)
+
+
+def _at_once(
+    columns: Tensor, layout: Layout, initial: Tensor, transition: Tensor, weights: Tensor | None
+) -> Posterior | None:
+    """The posterior by one compiled pass over whole sequences, gamma in the order of the columns; None where there is none
+    or plain numbers may not serve."""
+    if not layout.compiled_sums or len(layout.followers) or not layout.steps or columns.dtype != torch.float64:
+        return None
+    K, sparse = len(columns), float(transition.min()) < SPARSE
+    importance = None if weights is None else weights.double()[layout.owner]
+    gamma = layout.room("states", K, columns)
+    found = compiled.smooth(
+        columns.contiguous(), gamma, initial.double(), transition.double().contiguous(), importance, layout.places,
+        floor=FLOOR, ceiling=CEILING if sparse else math.inf,
+    )  # fmt: skip
+    if found is None:
+        return None
+    moves, per_lane = found
+    log_prob = torch.zeros(len(layout.lengths), dtype=torch.float64)
+    log_prob[layout.sequence] = per_lane
+    first = gamma[:, : len(layout.size)]
+    return Posterior(
+        log_prob, gamma, moves, first.sum(1) if weights is None else first @ weights[layout.sequence].double()
+    )
 
 
 @_alone()
 def viterbi(log_b: Tensor, layout: Layout, initial: Tensor, transition: Tensor, *, packed: bool = False) -> Paths:
     """The likeliest path of every sequence; of equally likely states the lowest. Path 0 where none is possible."""
+    if layout.compiled:
+        rows = layout.unpack(log_b) if packed else log_b
+        states, log_prob = compiled.best(rows, layout.lengths, initial, transition)
+        return Paths(layout.pack(states) if packed else states, log_prob)
     columns = _columns(log_b, layout, packed)
     algebra = Best(transition.to(columns))
     sweep = Sweep(layout, algebra, initial.to(columns).log(), columns.contiguous().clone())
@@ -141,7 +173,7 @@ def sample_paths(
     """
     uniforms = uniforms if packed else layout.pack(uniforms)
 
-    def job(chain: _Chain) -> _Answer:
+    def job(chain: Trial) -> Answer:
         draws = chain.columnwise(uniforms.reshape(len(uniforms), -1))
         table = chain.sweep.states
         if isinstance(chain.algebra, Logs):
@@ -152,232 +184,11 @@ def sample_paths(
             some = draws[:, first : first + chunk].to(table.dtype)
             choose = thrown(chain.algebra, some[:, 0] if some.shape[1] == 1 else some)  # one draw may use maps
             paths.append(trace(table, chain.layout, choose).view(len(some), -1))
-        return _Answer(columns=[torch.cat(paths, 1).T])
+        return Answer(columns=[torch.cat(paths, 1).T])
 
-    answer = _solve(job, _columns(log_b, layout, packed), layout, initial, transition)
+    answer = solve(job, _columns(log_b, layout, packed), layout, initial, transition)
     states = answer.columns[0].T
     return (states if packed else layout.unpack(states)).reshape(uniforms.shape)
-
-
-@dataclass
-class _Answer:
-    """Parts by what they are of: sequences (n, ...), columns (..., N), sums over sequences."""
-
-    sequences: list[Tensor]
-    columns: list[Tensor]
-    sums: list[Tensor]
-
-    def __init__(
-        self,
-        sequences: list[Tensor] | None = None,
-        columns: list[Tensor] | None = None,
-        sums: list[Tensor] | None = None,
-    ) -> None:
-        self.sequences, self.columns, self.sums = sequences or [], columns or [], sums or []
-
-    def put(self, other: _Answer, sequences: Tensor, columns: Tensor) -> None:
-        for mine, theirs in zip(self.sequences, other.sequences, strict=True):
-            mine[sequences] = theirs.to(mine.dtype)
-        for mine, theirs in zip(self.columns, other.columns, strict=True):
-            mine[..., columns] = theirs.to(mine.dtype)
-        for mine, theirs in zip(self.sums, other.sums, strict=True):
-            mine += theirs
-
-
-def _solve(
-    job: Callable[[_Chain], _Answer],
-    columns: Tensor,
-    layout: Layout,
-    initial: Tensor,
-    transition: Tensor,
-    importance: Tensor | None = None,
-    *,
-    backward: bool = False,
-    level: int = 0,
-    origin: Tensor | None = None,
-) -> _Answer:
-    """The job on all sequences, then again, more carefully, on those that plain numbers may not have served."""
-    if level == 0 and columns.dtype == torch.float64:
-        level = 1
-    chain = _Chain(columns, layout, initial, transition, importance, level, origin)
-    if backward or chain.sparse:
-        chain.sweep.betas = chain.sweep.backward()
-    doubtful = chain.doubtful()
-    if doubtful is None:
-        return job(chain)
-    chain.blank(doubtful)
-    answer = job(chain)
-    among = doubtful.nonzero()[:, 0]
-    rows = doubtful.repeat_interleave(layout.lengths).nonzero()[:, 0]
-    part = Layout(layout.lengths[among], len(columns), device=str(columns.device))
-    into = layout.columns[rows][part.rows]
-    careful = _solve(
-        job,
-        columns[:, into],
-        part,
-        initial,
-        transition,
-        None if importance is None else importance[among],
-        backward=backward,
-        level=level + 1,
-        origin=into if origin is None else origin[into],
-    )
-    answer.put(careful, among, into)
-    return answer
-
-
-class _Chain:
-    """One sweep at one level of care: 0 float32, 1 float64, 2 scaled at every step, 3 logarithms."""
-
-    def __init__(
-        self,
-        columns: Tensor,
-        layout: Layout,
-        initial: Tensor,
-        transition: Tensor,
-        importance: Tensor | None,
-        level: int,
-        origin: Tensor | None,
-    ) -> None:
-        dtype = torch.float32 if level == 0 else torch.float64
-        initial, transition = initial.to(columns.device, dtype), transition.to(columns.device, dtype)
-        self.layout, self.level, self.origin = layout, level, origin
-        self.importance = None if importance is None else importance.to(columns.device, torch.float64)
-        self.algebra: Algebra
-        weights = layout.room("weights", len(columns), initial)
-        if level == 3:
-            self.algebra, initial, shift = Logs(transition), initial.log(), torch.zeros_like(weights[0])
-            weights.copy_(columns)
-        else:
-            self.algebra = Linear(transition, often=1 if level == 2 else None)
-            shift = _exponentials(columns, weights)
-        # with zeros a state once lost may never be fed again; without, every step feeds every state
-        self.sparse = level < 3 and float(transition.min()) < (1e-60 if level else 1e-10)
-        self.sweep = Sweep(layout, self.algebra, initial, weights)
-        self.sweep.forward()
-        self.shift = shift.double()
-        self.log_prob = layout.per_sequence(self.sweep.log_scale() + self.shift)
-
-    def columnwise(self, values: Tensor) -> Tensor:
-        """Values given for the columns of the whole layout, for the columns of this part of it."""
-        return values if self.origin is None else values[self.origin]
-
-    def doubtful(self) -> Tensor | None:
-        """The sequences (n,) that plain numbers may have got wrong; None for none.
-
-        What is lost by underflow is below 1e-308 / (the smallest product of normalisers); it matters only if some
-        beta, the factor by which the future raises a state's probability, is as large as that is small.
-        """
-        if self.level == 3:
-            return None
-        floor, ceiling = (-230.0, 1e180) if self.level else (-34.0, 1e15)
-        scale, betas = self.sweep.scale, self.sweep.betas
-        fine = scale > floor
-        if betas is not None and self.sparse:
-            fine &= betas.amax(0) <= ceiling
-        ends = self.sweep.states.index_select(1, self.layout.last).sum(0) > 0
-        if bool(fine.all()) and bool(ends.all()):
-            return None
-        doubtful = torch.zeros_like(self.layout.lengths)
-        doubtful.index_add_(0, self._sequence(), (~fine).long())
-        doubtful.index_add_(0, self.layout.sequence, (~ends).long())
-        return doubtful > 0
-
-    def _sequence(self) -> Tensor:
-        """The sequence of every column."""
-        lengths = self.layout.lengths
-        return torch.arange(len(lengths), device=lengths.device).repeat_interleave(lengths)[self.layout.rows]
-
-    def blank(self, sequences: Tensor) -> None:
-        """Nothing of these (n,) sequences in any answer."""
-        columns = sequences[self._sequence()].nonzero()[:, 0]
-        nothing = -math.inf if self.level == 3 else 0.0
-        self.sweep.states[:, columns] = nothing
-        self.sweep.weights[:, columns] = nothing
-        if self.sweep.betas is not None:
-            self.sweep.betas[:, columns] = nothing
-
-    def _previous(self) -> Tensor:
-        """The column of the step before, its own for first steps."""
-        rows, columns = self.layout.rows, self.layout.columns
-        before = columns[(rows - 1).clamp_min(0)]
-        first = self.layout.heads  # the first columns are the segments' first steps
-        before[first] = first
-        return before
-
-    def filtered(self) -> tuple[Tensor, Tensor]:
-        """p(z_t | x_1..t) (K, N) and log p(x_t | x_1..t-1) (N,)."""
-        states = self.sweep.states
-        if self.level == 3:
-            total = states.logsumexp(0)
-            alpha = (states - torch.where(total > -math.inf, total, 0.0)).exp()
-        else:
-            total = states.sum(0)
-            alpha = states / torch.where(total > 0, total, 1.0)
-            total = total.log()
-        earlier = total[self._previous()]
-        earlier[self.layout.heads] = 0.0
-        normaliser = total.double() + self.sweep.scale + self.shift - earlier
-        return alpha, normaliser.nan_to_num_(nan=-math.inf, neginf=-math.inf)
-
-    def smoothed(self) -> tuple[Tensor, Tensor]:
-        """Expected moves (K, K), float64, and p(z_t | x) (K, N), which takes the place of the betas.
-
-        moves = A * sum_t p_{t-1} (b_t beta_t)^T, one matrix product over everything in the cache at a time.
-        """
-        layout, sweep, algebra = self.layout, self.sweep, self.algebra
-        states, weights, betas = sweep.states, sweep.weights, sweep.betas
-        assert betas is not None
-        K, N = states.shape
-        importance = None if self.importance is None else self.importance[self._sequence()].to(states.dtype)
-        moves = torch.zeros(K, K, dtype=torch.float64, device=states.device)
-        if self.level == 3:
-            followers = torch.ones(N, dtype=torch.bool, device=states.device)
-            followers[layout.heads] = False
-            here = followers.nonzero()[:, 0]
-            earlier = self._previous()[here]
-            some = max(1, BLOCK // K**2)
-            for left in range(0, len(here), some):
-                now, then = here[left : left + some], earlier[left : left + some]
-                after = (weights[:, now] + betas[:, now])[None]
-                pairs = (states[:, None, then] + algebra.log[:, :, None] + after).exp()
-                moves += (pairs if importance is None else pairs * importance[now]).sum(2)
-            return moves, betas.add_(states).exp_()
-        sizes, offsets = layout.packing.sizes, layout.packing.offsets
-        width = _width(K, states)
-        for begin, end in _stretches(sizes, width):
-            low, high = offsets[begin], offsets[end - 1] + sizes[end - 1]
-            for left in range(low, high, width):
-                right = min(left + width, high)
-                after = weights[:, left:right] * betas[:, left:right]
-                if importance is not None:
-                    after *= importance[left:right]
-                if begin:
-                    shift = offsets[begin] - offsets[begin - 1]
-                    moves += states[:, left - shift : right - shift] @ after.T
-                elif len(layout.followers):  # the segments' first steps, after their predecessors' last
-                    here = layout.followers[(layout.followers >= left) & (layout.followers < right)]
-                    then = states[:, layout.last[layout.previous[here]]]
-                    moves += then @ after[:, here - left].T
-                betas[:, left:right].mul_(states[:, left:right])
-        assert isinstance(algebra, Linear)
-        return moves * algebra.matrix, betas
-
-
-def _width(states: int, like: Tensor) -> int:
-    """Columns worked on at a time: what the cache holds, or on a device a great many."""
-    return max(1, (BLOCK if like.device.type == "cpu" else 1 << 24) // states)
-
-
-def _stretches(sizes: list[int], width: int) -> list[tuple[int, int]]:
-    """Steps begin:end with the same number of segments as the step before begin, about `width` columns together."""
-    found: list[tuple[int, int]] = []
-    for t, size in enumerate(sizes):
-        if found and t > 1 and size == sizes[t - 1] == sizes[t - 2] and (t - found[-1][0] + 1) * size <= width:
-            found[-1] = (found[-1][0], t + 1)
-        else:
-            found.append((t, t + 1))
-    return found
 
 
 def _columns(log_b: Tensor, layout: Layout, packed: bool) -> Tensor:
@@ -387,17 +198,3 @@ def _columns(log_b: Tensor, layout: Layout, packed: bool) -> Tensor:
 
 def _rows(columns: Tensor, layout: Layout, packed: bool) -> Tensor:
     return columns.T if packed else layout.unpack(columns.T)
-
-
-def _exponentials(logs: Tensor, out: Tensor) -> Tensor:
-    """exp(logs - their maximum over states) into `out` (K, N); the maxima (N,). A column of -inf becomes zeros."""
-    K, N = logs.shape
-    top = torch.empty(N, dtype=out.dtype, device=out.device)
-    least = -1e300 if out.dtype == torch.float64 else -1e38
-    width = _width(K, out)
-    for left in range(0, N, width):
-        part, best, room = logs[:, left : left + width], top[left : left + width], out[:, left : left + width]
-        best.copy_(part.amax(0)).clamp_(min=least)
-        torch.sub(part, best, out=room)
-        room.exp_()
-    return top

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from reverie.inference import compiled
 from reverie.inference.algebra import Algebra, Linear
 from reverie.inference.layout import STEP, Layout
 
@@ -54,6 +55,12 @@ class Sweep:
         self, weights: Tensor, states: Tensor, scale: Tensor, start: Tensor, sizes: list[int], fix: bool
     ) -> None:
         algebra, often = self.algebra, self.algebra.often
+        if self.layout.compiled_sums and isinstance(algebra, Linear):
+            compiled.along(
+                weights, states, scale, start, sizes, algebra.matrix, often=often, least=algebra.least, fix=fix,
+                tolerance=algebra.tolerance, lost=algebra.lost,
+            )  # fmt: skip
+            return
         b, p, s = weights.split_with_sizes(sizes, 1), states.split_with_sizes(sizes, 1), scale.split_with_sizes(sizes)
         for begin in range(0, len(sizes), often):
             end = min(begin + often, len(sizes))
@@ -70,14 +77,28 @@ class Sweep:
                 return
 
     def _against(
-        self, weights: Sequence[Tensor], betas: Sequence[Tensor], ends: Tensor, sizes: list[int], fix: bool
+        self,
+        weights: Tensor,
+        betas: Tensor,
+        ends: Tensor,
+        sizes: list[int],
+        fix: bool,
+        offsets: list[int] | None = None,
     ) -> None:
+        """Step t lies at `offsets[t]`; by default steps lie one after the other."""
         algebra, often = self.algebra, self.algebra.often
+        if self.layout.compiled_sums and isinstance(algebra, Linear):
+            compiled.against(
+                weights, betas, ends, sizes, offsets, algebra.transposed, often=often, fix=fix,
+                tolerance=algebra.tolerance, lost=algebra.lost,
+            )  # fmt: skip
+            return
+        b, found = _steps(weights, sizes, offsets), _steps(betas, sizes, offsets)
         room = torch.empty_like(ends)
         running = 0
         carried = ends
         for t in range(len(sizes) - 1, -1, -1):
-            beta, size = betas[t], sizes[t]
+            beta, size = found[t], sizes[t]
             check = fix and t % often == 0
             before = beta.clone() if check else None
             if running:
@@ -89,7 +110,7 @@ class Sweep:
                 return
             if t:
                 carried = room if size == room.shape[1] else torch.empty_like(beta)
-                algebra.times(beta, weights[t], out=carried)
+                algebra.times(beta, b[t], out=carried)
 
     # ---- forwards
 
@@ -179,11 +200,11 @@ class Sweep:
 
     def _cheapest(self, passes: float, segments: int) -> str:
         states, layout, cost = self.algebra.states, self.layout, self.algebra.cost
-        length, step = len(layout.packing.sizes), STEP / 2
-        scan = (50 if states <= 8 else len(layout.size)) * 4 * step
+        length, step = len(layout.packing.sizes), layout.step_seconds(states) / 2
+        scan = (50 if states <= 8 else len(layout.size)) * 2 * STEP
         costs = {
             "merged": passes * length * (step + segments * states**2 * cost),
-            "product": length * 2 * step + layout.steps * states**3 * cost + scan,
+            "product": length * STEP + layout.steps * states**3 * cost + scan,
             "steps": layout.longest * step + layout.steps * states**2 * cost,
         }
         if self._products is not None:
@@ -253,8 +274,7 @@ class Sweep:
             return betas
         sizes = layout.packing.sizes
         ends = torch.full_like(self.weights[:, : len(layout.size)], algebra.one)  # right for last segments
-        b, views = self.weights.split_with_sizes(sizes, 1), betas.split_with_sizes(sizes, 1)
-        self._against(b, views, ends, sizes, False)
+        self._against(self.weights, betas, ends, sizes, False)
         if not len(layout.leaders):
             return betas
         leaders, following = layout.leaders, layout.next[layout.leaders]
@@ -278,14 +298,12 @@ class Sweep:
             if how == "steps":
                 self.finish["backward"] = how
                 whole = layout.whole
-                gathered = self.weights[:, whole.rows].split_with_sizes(whole.sizes, 1)
+                gathered = self.weights[:, whole.rows]
                 found = torch.empty_like(betas)
                 final = layout.is_last.nonzero()[:, 0]
                 place = torch.empty_like(layout.lengths)
                 place[layout.sequence[final]] = final
-                self._against(
-                    gathered, found.split_with_sizes(whole.sizes, 1), ends[:, place[whole.order]], whole.sizes, False
-                )
+                self._against(gathered, found, ends[:, place[whole.order]], whole.sizes, False)
                 betas[:, whole.rows] = found
                 return betas
             if how == "product":
@@ -298,17 +316,23 @@ class Sweep:
             ends[:, slots] = true[:, stale]
             self.passes["backward"] += 1
             if 2 * len(slots) >= high - low:
-                some = [view[:, low:high] for view in b], [view[:, low:high] for view in views]
-                self._against(*some, ends[:, low:high].contiguous(), full, how == "merged")
+                offsets = [offset + low for offset in layout.packing.offsets[: layout.segment]]
+                self._against(self.weights, betas, ends[:, low:high].contiguous(), full, how == "merged", offsets)
             else:
                 columns, counts = layout.among(slots)
                 found = betas[:, columns]
-                gathered = self.weights[:, columns].split_with_sizes(counts, 1)
-                self._against(gathered, found.split_with_sizes(counts, 1), ends[:, slots], counts, how == "merged")
+                self._against(self.weights[:, columns], found, ends[:, slots], counts, how == "merged")
                 betas[:, columns] = found
             if how == "product":
                 break
         return betas
+
+
+def _steps(columns: Tensor, sizes: list[int], offsets: list[int] | None) -> Sequence[Tensor]:
+    """The columns of every step."""
+    if offsets is None:
+        return columns.split_with_sizes(sizes, 1)
+    return [columns[:, offset : offset + size] for offset, size in zip(offsets, sizes, strict=True)]
 
 
 def _scan(algebra: Algebra, maps: Tensor, fresh: Tensor) -> Tensor:

@@ -461,3 +461,15 @@ def sum_over_numbers(network: DeepMachine) -> torch.Tensor:
     """log Z by listing the odd units and summing the even ones out."""
     odd = network.odd.states(0, 4)
     return torch.logsumexp(network.even.log_partition(network.even_field(odd)) + odd @ network.odd_bias, 0)
+
+
+@pytest.mark.parametrize("widths", [(6, 4), (6, 4, 3), (6, 4, 3, 2)])
+@pytest.mark.parametrize("samples", [0, 5])
+@torch.no_grad()
+def test_bounds_by_class_are_those_of_the_machines_with_the_class_clamped(widths, samples):
+    network = machine(widths, labels=3)
+    x = (torch.rand(7, 6, generator=torch.Generator().manual_seed(0)) < 0.5).double()
+    noises = [RowNoise(1, 7), RowNoise(1, 7)]
+    own = [network.of_class(k).bound(x, noises[0], samples) for k in range(3)]
+    found = network.class_bounds(x, noises[1], samples)
+    assert torch.equal(found, torch.stack(own, 1) + network.label_bias)

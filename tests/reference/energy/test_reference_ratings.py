@@ -528,3 +528,29 @@ def test_users_of_the_machine_s_own_law_teach_it_nothing(sweeps):
     x = ragged(drawn_users(pairs, torch.logsumexp(law, 1), n))
     gradient, _ = choice.contrast(Ragged(x.values, x.lengths, 2), share, sweeps, noise, lambda _: None)
     assert max(float(value.abs().max()) for value in gradient.values()) < 5 / n**0.5
+
+
+def test_a_best_guess_hardly_depends_on_the_noise():
+    """A machine with two far ends, which no chain crosses between: one alone ends where its start leads to (all ratings
+    high in three of four cases), ten together nearly always agree."""
+    machine = RatingMachine(6, 2, 1)
+    with torch.no_grad():
+        machine.A.copy_(torch.tensor([0.0, 6.0])[None, :, None].expand(6, 2, 1))
+        machine.b.copy_(torch.tensor([0.0, -3.0]).expand(6, 2))
+        machine.c.fill_(-13.0)
+    users = 200
+    steps = torch.stack([torch.arange(6.0).repeat(users), torch.zeros(6 * users)], 1)
+    x = Ragged(steps, torch.full((users,), 6), 6)
+    observed = torch.tensor([True, False]).expand(6 * users, 2)
+    found = network_of(machine).conditional(x, observed, None, RowNoise(0, users), mean=True, sweeps=10)
+    assert float(found.values[:, 1].mean()) > 0.86
+
+
+def network_of(machine):
+    from reverie.data.space import Block, Space
+    from reverie.probability.machines.rating_network import RatingNetwork
+
+    item, rating = (
+        Block(name, "symbol", at, 1, levels=levels) for name, at, levels in (("item", 0, 6), ("rating", 1, 2))
+    )
+    return RatingNetwork(machine, None, item, rating, Space((item, rating), sequence=True, longest=6))

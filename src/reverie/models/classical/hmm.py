@@ -177,6 +177,14 @@ class HMM(Estimator):
             ahead[-1] = False
         return torch.eye(states).bool() | ahead
 
+    def inherit(self, network: nn.Module, trained: nn.Module) -> bool:
+        """The weights, but not how the start did its sums."""
+        assert isinstance(network, Chain)
+        own = network.compiled.clone()
+        fits = super().inherit(network, trained)
+        network.compiled.copy_(own)
+        return fits
+
     def phases(self, network: nn.Module, run: Run, *, fresh: bool) -> list[Phase]:
         return em_phases(network, run, fresh=fresh, tol=self.tol, stepwise=self.stepwise, memory=self.memory)
 

@@ -6,6 +6,7 @@ p(x, z) = pi(z_1) prod_t A(z_{t-1}, z_t) p(x_t | z_t); recursions are in `infere
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from reverie.data.space import Batch, Ragged, Space
 from reverie.errors import DataError
 from reverie.inference import message_passing as mp
+from reverie.inference.compiled import available
 from reverie.inference.kmeans import kmeans
 from reverie.inference.layout import Layout
 from reverie.probability.exponential_family import EMPTY, Components, Sums
@@ -40,6 +42,7 @@ class Chain(nn.Module):
     transition: Tensor
     allowed: Tensor
     lengths: Tensor
+    compiled: Tensor
     likelihood = "exact"
     marginalises = True
 
@@ -68,6 +71,8 @@ class Chain(nn.Module):
         self.register_buffer("transition", moves / moves.sum(1, keepdim=True))
         self.register_buffer("allowed", allowed, persistent=False)
         self.register_buffer("lengths", torch.ones(_LENGTHS, dtype=torch.long))
+        # Part of what is saved, so that a resumed run keeps to the arithmetic it began with where that is still there.
+        self.register_buffer("compiled", torch.tensor(available()))
         self.first_only = first_only
         self._layouts: dict[tuple[Hashable, ...] | None, Layout] = {}
         self._kept: dict[tuple[Hashable, ...], list[Share]] = {}
@@ -80,12 +85,17 @@ class Chain(nn.Module):
         )
         return {"predict": reason, "predict_proba": reason}
 
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        """A chain saved before there was a choice was learned without compiled passes."""
+        state_dict.setdefault(f"{prefix}compiled", torch.tensor(False))
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
     # ------------------------------------------------------------------ densities
 
     def layout(self, x: Ragged, key: tuple[Hashable, ...] | None = None) -> Layout:
         """How x's sequences lie side by side; kept with its memory for batches that come again under a key."""
         if key not in self._layouts:
-            found = Layout(x.lengths, self.emission.size, device=str(x.device))
+            found = Layout(x.lengths, self.emission.size, device=str(x.device), compiled=bool(self.compiled))
             if key is None:
                 return found
             self._layouts[key] = found
@@ -173,7 +183,7 @@ class Chain(nn.Module):
             if held + emission.feature_count(holes) * len(batch.x.values) > _KEEP_NUMBERS:
                 return None
             given = None if batch.y is None else self._given(batch.y)
-            self._kept[batch.key] = shares(batch, emission, given)
+            self._kept[batch.key] = shares(batch, emission, given, compiled=bool(self.compiled))
         return self._kept[batch.key]
 
     def train(self, mode: bool = True) -> Chain:

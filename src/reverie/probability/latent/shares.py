@@ -34,18 +34,20 @@ class Share:
     label: Tensor | None  # (N, K) log-probabilities that labels add
 
 
-def shares(batch: Batch, emission: SharedFeatures, given: Tensor | None) -> list[Share]:
+def shares(batch: Batch, emission: SharedFeatures, given: Tensor | None, *, compiled: bool = False) -> list[Share]:
     """The batch cut into one share per thread where that pays, sequences of all lengths in each. `given` (N, K) is what
     its labels add to the emissions' log-probabilities."""
     x: Ragged = batch.x
-    whole = Layout(x.lengths, emission.size, device=str(x.device))
-    side_by_side = len(whole.size) * emission.size**2
+    whole = Layout(x.lengths, emission.size, device=str(x.device), compiled=compiled)
+    # compiled passes are not cut into steps that wait: all of a share counts
+    side_by_side = (len(x.values) if whole.compiled else len(whole.size)) * emission.size**2
     count = min(threads(), len(x)) if x.device.type == "cpu" else 1
     if count == 1 or side_by_side < count * _WORTH:
         return [_share(batch, emission, given, torch.arange(len(x)), whole)]
     order = torch.argsort(x.lengths.cpu(), descending=True, stable=True)
     parts = [order[number::count].sort().values for number in range(count)]
-    return [_share(batch, emission, given, part, Layout(x.lengths[part], emission.size)) for part in parts]
+    layouts = [Layout(x.lengths[part], emission.size, compiled=compiled) for part in parts]
+    return [_share(batch, emission, given, *pair) for pair in zip(parts, layouts, strict=True)]
 
 
 def _share(batch: Batch, emission: SharedFeatures, given: Tensor | None, sequences: Tensor, layout: Layout) -> Share:

@@ -146,10 +146,14 @@ class DeepMachine(Bipartite):
             means.append(layers[number].mean(field))
         return means
 
-    def infer(self, x: Tensor, y: Tensor | None = None, *, passes: int | None = None) -> tuple[Tensor, Tensor]:
+    def infer(
+        self, x: Tensor, y: Tensor | None = None, *, passes: int | None = None, from_data: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Mean-field q(hidden | x), and the label where y (n, K) has none: even and odd means, x and y among them. Unless
-        `passes` says how many updates at most, `self.passes` in training, else as many as it takes, up to a hundred."""
-        layers, from_data = self.layers, self.weighed(self.b[1], x, self.W[0])
+        `passes` says how many updates at most, `self.passes` in training, else as many as it takes, up to a hundred.
+        `from_data` is the first hidden layer's field but for the layer above, where it is known already."""
+        layers = self.layers
+        from_data = self.weighed(self.b[1], x, self.W[0]) if from_data is None else from_data
         means = self._upwards(x, from_data)
         if self.labels:
             means[-1] = self._known(means[-1], y)
@@ -183,10 +187,10 @@ class DeepMachine(Bipartite):
             return means
         return torch.where(y.sum(1, keepdim=True) > 0, y.to(means.dtype), means)
 
-    def bound(self, x: Tensor, noise: Noise | None = None, samples: int = 0) -> Tensor:
+    def bound(self, x: Tensor, noise: Noise | None = None, samples: int = 0, from_data: Tensor | None = None) -> Tensor:
         """log p(x) + log Z from below, the odd units summed out, (n,): with q the mean-field posterior of the even hidden
         units, -F(x, means) + H(q); or with `samples` draws the log-mean of exp(-F(x, h)) / q(h), which is tighter."""
-        _, odd = self.infer(x)
+        _, odd = self.infer(x, from_data=from_data)
         field = self.even_field(odd)
         hidden = slice(self.widths[0], None)
         if len(self.even_units.layers) == 1:
@@ -205,7 +209,14 @@ class DeepMachine(Bipartite):
 
     def class_bounds(self, x: Tensor, noise: Noise | None = None, samples: int = 0) -> Tensor:
         """log p(x, y = k) + log Z from below for every class, (n, K)."""
-        bounds = [self.of_class(k).bound(x, noise, samples) for k in range(self.labels)]
+        machine = self.of_class(0)
+        # Classes differ in the top layer's biases alone: with two hidden layers or more they share the first layer's field.
+        from_data = machine.weighed(machine.b[1], x, machine.W[0]) if machine.depth > 2 else None
+        bounds = []
+        with torch.no_grad():
+            for shift in self.W[-1].unbind(1):
+                machine.b[-1].copy_(self.b[-2]).add_(shift)
+                bounds.append(machine.bound(x, noise, samples, from_data))
         return torch.stack(bounds, 1) + self.label_bias
 
     # ------------------------------------------------------------------ learning

@@ -18,6 +18,9 @@ from reverie.probability.machines.choices import ChoiceMachine, draw, draw_apart
 from reverie.probability.machines.ratings import RatingMachine, refuse_twice
 from reverie.rng import Noise
 
+_CHAINS = 10
+"""Chains behind a best guess: one alone may stay near its start. They cannot be averaged as codes, so they are here, in
+place of `mean_chains`."""
 _LISTED = 15
 """Hidden units whose states can be listed for every user."""
 
@@ -147,7 +150,7 @@ class RatingNetwork(nn.Module):
         self, x: Ragged, observed: Tensor, y: Tensor | None, noise: Noise, *, mean: bool, sweeps: int = 200
     ) -> Ragged:
         """Missing ratings of the items given, the others clamped, by Gibbs sampling; `mean` takes the likeliest rating by
-        its mean probability over the second half."""
+        its mean probability over the second half of ten chains, each from a start of its own."""
         check_count(sweeps, "sweeps")
         if not bool(observed[:, self.item.start].all()):
             raise DataError(
@@ -162,7 +165,11 @@ class RatingNetwork(nn.Module):
         first = steps.categorical(self.ratings.frequencies()[items])
         rating = torch.where(held, self._levels(x.values), first)
         total = torch.zeros(len(items), self.ratings.levels, device=items.device) if mean else None
-        rating = self._gibbs(spread, items, rating, held, noise, steps, sweeps, total)
+        begin = rating
+        rating = self._gibbs(spread, items, begin, held, noise, steps, sweeps, total)
         if total is not None:
+            for _ in range(1, _CHAINS):
+                again = torch.where(held, begin, steps.categorical(self.ratings.frequencies()[items]))
+                self._gibbs(spread, items, again, held, noise, steps, sweeps, total)
             rating = torch.where(held, rating, total.argmax(1))
         return self.steps(x.replaced(torch.stack([items, rating], 1)))
