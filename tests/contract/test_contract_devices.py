@@ -36,11 +36,14 @@ def test_trained_there_it_is_what_it_is_here(family: str, form: str) -> None:
         there = devices.fit(family, form, "cuda")
         assert there.device.type == "cuda"
         back = there.to("cpu")
-        for name, tensor in here.network.state_dict().items():
-            assert torch.equal(tensor, back.network.state_dict()[name]), name
+        state = here.network.state_dict()
+        # Machine code runs on the CPU alone: what a chain learns by it, tensor operations repeat but for rounding.
+        rounding = 1e-9 if bool(state.get("compiled", False)) else 0.0
+        for name, tensor in state.items():
+            torch.testing.assert_close(back.network.state_dict()[name], tensor, rtol=rounding, atol=rounding)
         moved = here.to("cuda")
         found = devices.differences(here, moved, family, form)
-    assert set(found.values()) <= {0.0}, found
+    assert max(found.values(), default=0.0) <= rounding, found
     assert found or not here.can & {"sample", "log_prob"}
 
 

@@ -38,7 +38,8 @@ from reverie.probability.components.grouped import Grouped
 from reverie.probability.exponential_family import Components
 from reverie.probability.gaussians.gaussian import Gaussians
 from reverie.probability.gaussians.parameters import probabilities
-from reverie.probability.latent.chain import Chain, StepNoise
+from reverie.probability.latent.chain import Chain
+from reverie.probability.step_noise import StepNoise
 from reverie.rng import LatticeNoise, RowNoise, stream
 
 _STATES = 4

@@ -20,6 +20,7 @@ from reverie.inference.layout import Layout
 from reverie.probability.exponential_family import EMPTY, Components, Sums
 from reverie.probability.features import SharedFeatures
 from reverie.probability.latent.shares import Share, expect, shares
+from reverie.probability.step_noise import StepNoise
 from reverie.rng import Noise, generator
 
 _START_STEPS = 20_000
@@ -80,9 +81,7 @@ class Chain(nn.Module):
     def limits(self, space: Space) -> dict[str, str]:
         if self.classes:
             return {}
-        reason = (
-            "it was trained without labels per step, so its states have no names (encode gives their probabilities)"
-        )
+        reason = "trained without labels per step, its states have no names (encode gives their probabilities)"
         return {"predict": reason, "predict_proba": reason}
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
@@ -361,24 +360,6 @@ class Chain(nn.Module):
             path = mp.sample_paths(log_b, layout, self.initial, self.transition, uniforms)
             filled = self.emission.draw_given(x.values, observed, path, spread)
         return x.replaced(torch.where(observed, x.values, filled.to(x.dtype)))
-
-
-class StepNoise(Noise):
-    """A noise per step, (N, ...), made of a noise per sequence that draws for `longest` steps each."""
-
-    def __init__(self, noise: Noise, steps: Ragged) -> None:
-        self._noise, self._longest = noise, steps.longest
-        self._row, self._place = steps.places
-        self.rows = len(self._row)
-
-    def normal(self, *shape: int) -> Tensor:
-        return self._pick(self._noise.normal(self._longest, *shape))
-
-    def uniform(self, *shape: int) -> Tensor:
-        return self._pick(self._noise.uniform(self._longest, *shape))
-
-    def _pick(self, drawn: Tensor) -> Tensor:
-        return drawn[self._row.to(drawn.device), self._place.to(drawn.device)]
 
 
 def _matched(overlap: Tensor) -> Tensor:

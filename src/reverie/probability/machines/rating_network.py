@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from reverie.config import check_count
 from reverie.data.space import Block, Ragged, Space
 from reverie.errors import DataError, InvalidOption
-from reverie.probability.latent.chain import StepNoise
 from reverie.probability.machines.choices import ChoiceMachine, draw, draw_apart
 from reverie.probability.machines.ratings import RatingMachine, refuse_twice
+from reverie.probability.step_noise import StepNoise
 from reverie.rng import Noise
 
 _CHAINS = 10

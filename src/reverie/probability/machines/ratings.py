@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from reverie.data.space import Batch, Ragged
 from reverie.errors import DataError
-from reverie.probability.latent.chain import StepNoise
+from reverie.probability.step_noise import StepNoise
 from reverie.rng import Noise
 
 _PIECE = 2**20
