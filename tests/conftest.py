@@ -24,17 +24,16 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
-    """Notes the CPU seconds of every contract test, fixtures included."""
-    start = time.process_time()
-    item.config.stash[_STARTED] = start
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """Notes the CPU seconds of every contract test, but not those of fixtures: several families share them."""
+    item.config.stash[_STARTED] = time.process_time()
     return (yield)
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
     report = yield
-    if call.when == "teardown" and "contract" in item.path.parts:
+    if call.when == "call" and "contract" in item.path.parts:
         report.user_properties.append(("cpu", time.process_time() - item.config.stash[_STARTED]))
     return report
 

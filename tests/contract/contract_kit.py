@@ -54,6 +54,8 @@ class Kit:
     options: dict[str, Any]
     pictures: dict[str, Any] = field(default_factory=dict)
     quick_sample: dict[str, Any] = field(default_factory=dict)
+    quick_score: dict[str, Any] = field(default_factory=dict)
+    """Options that make `log_prob` short."""
     long_chains: bool = False
     """Samples come from long discrete chains: a rounding error may flip a state, so equality holds in law only."""
     phases: int = 1
@@ -108,7 +110,11 @@ KIT: dict[str, Kit] = {
         size=None,
         seeded=False,
     ),
-    "vae": Kit(VAE(latent=2, encoder=SMALL, decoder=SMALL), {"epochs": 4, "batch_size": 50, "ema": 0.9}),
+    "vae": Kit(
+        VAE(latent=2, encoder=SMALL, decoder=SMALL),
+        {"epochs": 4, "batch_size": 50, "ema": 0.9},
+        quick_score={"samples": 3},
+    ),
     "gan": Kit(GAN(latent=3, generator=SMALL, discriminator=SMALL), {"epochs": 2, "batch_size": 50, "ema": 0.9}),
 }
 
@@ -195,8 +201,8 @@ def bool_table(n: int, seed: int) -> np.ndarray:
 
 def grey_images(n: int, seed: int) -> np.ndarray:
     rng = np.random.default_rng(seed)
-    shade = np.linspace(0, 200, 28)[None, :, None] * rng.random((n, 1, 1))
-    return (shade + rng.integers(0, 50, (n, 28, 28))).astype(np.uint8)
+    shade = np.linspace(0, 200, 16)[None, :, None] * rng.random((n, 1, 1))
+    return (shade + rng.integers(0, 50, (n, 16, 12))).astype(np.uint8)
 
 
 def colour_images(n: int, seed: int) -> np.ndarray:

@@ -361,13 +361,14 @@ def test_ratings_seeds_heads_and_chunks(rated):
     assert equal(whole, rated.sample(9, seed=5))
     assert not equal(whole, rated.sample(9, seed=6))
     assert equal(rated.sample(4, seed=5), whole.iloc[: sum(lengths(whole)[:4])])
-    given = ratings()
-    scores, filled = rated.log_prob(given), rated.impute(given.assign(stars=given.stars.where(given.index % 3 > 0)))
+    given, some = ratings(), ratings(7)
+    holes = some.assign(stars=some.stars.where(some.index % 3 > 0))
+    scores, filled = rated.log_prob(given), rated.impute(holes)
     rated.chunk = 2
     try:
         assert equal(whole, rated.sample(9, seed=5))
         np.testing.assert_allclose(rated.log_prob(given), scores, rtol=1e-10)
-        assert equal(filled, rated.impute(given.assign(stars=given.stars.where(given.index % 3 > 0))))
+        assert equal(filled, rated.impute(holes))
     finally:
         rated.chunk = 1024
 
