@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import sys
 import tempfile
@@ -52,6 +53,9 @@ def _worker(
         if rank == 0:
             errors.put(_portable(error))
         sys.exit(1)
+    # Threads of gloo may still hold the tensors of its last message. One that lets go of them while the interpreter is taken
+    # down aborts a process whose work is done, so the interpreter is not taken down.
+    atexit.register(os._exit, 0)
 
 
 def _portable(error: ReverieError) -> ReverieError:

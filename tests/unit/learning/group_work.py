@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import runs
@@ -54,3 +55,16 @@ def work(scratch: str) -> None:
     if rank == 0:
         (root / "findings.json").write_text(json.dumps({"world": world, "differences": findings}))
     stop_processes()
+
+
+class _Late:
+    """Ends its process when the interpreter is taken down."""
+
+    def __del__(self) -> None:
+        os.abort()
+
+
+def leave_something_late() -> None:
+    """Work that ends well, and leaves what would abort its process afterwards."""
+    global _late
+    _late = _Late()

@@ -68,3 +68,8 @@ def test_errors_of_a_process_come_back() -> None:
         small_recipes()["gmm"].fit(rows_for("gan", 2), devices=2)
     with pytest.raises(InvalidOption, match="more processes than rows"):
         small_recipes()["vae"].fit(rows_for("vae", 2), devices=3)
+
+
+def test_a_process_whose_work_is_done_cannot_fail_any_more() -> None:
+    """Threads of gloo now and then abort an interpreter that is being taken down."""
+    launch(1, group_work.leave_something_late, ())
