@@ -470,3 +470,16 @@ def test_nothing_given_is_a_sample_as_ever():
     model = GaussianMixture(components=2).fit(X, epochs=2, seed=0)
     for nothing in ({}, None):
         np.testing.assert_array_equal(model.sample(5, seed=3, given=nothing), model.sample(5, seed=3))
+
+
+def test_rows_without_their_labels_count_as_rows_without_labels():
+    """Sums of a batch in which no label is known are those of a batch without labels, whatever labels the model has."""
+    rng = np.random.default_rng(0)
+    X, y = np.concatenate([rng.normal(size=(60, 2)), rng.normal(3, 1, size=(60, 2))]), np.repeat(["a", "b"], 60)
+    network = GaussianMixture(components=2).fit(X, y, epochs=3, progress=False).network
+    batch = Batch(x=torch.from_numpy(X), rows=len(X))
+    want = network.statistics(batch)
+    found = network.statistics(dataclasses.replace(batch, y=torch.zeros(len(X), 2)))
+    assert set(found) == set(want)
+    for name, value in want.items():
+        torch.testing.assert_close(found[name], value)

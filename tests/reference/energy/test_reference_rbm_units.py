@@ -187,6 +187,7 @@ def test_mixing_tells_quick_chains_from_stuck_ones():
         network.c.fill_(-24.0)
         stuck = rv.mixing(model, chains=8, sweeps=800, traces=True)
     assert quick["r_hat"] < 1.02
+    assert not {"energies", "autocorrelation"} & set(quick)
     assert quick["effective_draws"] > 0.5 * quick["draws"]
     assert stuck["r_hat"] > 1.5
     assert stuck["effective_draws"] < 50

@@ -2,6 +2,7 @@
 
 import io
 import json
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -13,6 +14,7 @@ from reverie.data.dataset import Dataset
 from reverie.data.schema import Schema
 from reverie.errors import InvalidOption, SchemaMismatch
 from reverie.evaluation import compare
+from reverie.evaluation.sources import codes_in
 
 
 @pytest.fixture(scope="module")
@@ -143,3 +145,15 @@ def test_bad_calls(normals):
         compare({}, test)
     with pytest.raises(SchemaMismatch, match="different columns"):
         compare({"a": normal_model(train), "b": normal_model(normal_data(50, 2), 2)}, test)
+
+
+def test_a_comparison_says_how_long_it_took(normals):
+    train, test = normals
+    before = time.perf_counter()
+    comparison = compare({"true": normal_model(train)}, test, train)
+    assert 0 < comparison.seconds < time.perf_counter() - before
+
+
+def test_codes_of_classes_the_target_lacks():
+    codes = codes_in(np.array([0, 1, 2, -1, 0]), ("a", "b", "c"), ("c", "a"))
+    assert codes.tolist() == [1, -1, 0, -1, 1]

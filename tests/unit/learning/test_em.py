@@ -39,7 +39,9 @@ class Scripted(nn.Module):
 
 def run(useful: int, most: int = 200) -> Scripted:
     network = Scripted(useful)
-    learner = ExpectationMaximisation(network, Run(seed=0, device=torch.device("cpu")), tol=1e-3, fresh=False)
+    learner = ExpectationMaximisation(
+        network, Run(seed=0, device=torch.device("cpu")), tol=1e-3, fresh=False, memory=0.0
+    )
     batch = Batch(x=torch.zeros(1, 1), rows=1)
     for _ in range(most):
         learner.step(batch)

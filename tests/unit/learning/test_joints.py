@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import runs
 import torch
+import torch.nn.functional as F
 
 import joints
 import reverie as rv
@@ -170,3 +171,19 @@ def test_wrong_conditions_say_what_to_do() -> None:
         as_dataset(np.zeros((4, 8, 8), np.uint8), np.zeros((3, 8, 8), np.uint8))
     with pytest.raises(UnsupportedData, match=r"picture condition.*guided"):
         rv.RBM().fit(np.ones((4, 8, 8), bool), np.zeros((4, 8, 8), np.uint8))
+
+
+def test_a_map_of_pictures_that_are_not_square_fits_either_side():
+    """Smaller pictures are enlarged; one that is larger in either direction is averaged down."""
+    slot = Condition("picture", 24, Space((Block("y", "real", 0, 24),), shape=(1, 6, 4)))
+    conditioner = Conditioner(slot, 5, channels=4)
+    y = torch.rand(3, 1, 6, 4, generator=torch.Generator().manual_seed(0))
+    own = conditioner.reader(y)
+    height, width = own.shape[2:]
+    for size, resize in [
+        ((height + 4, width + 1), lambda f, to: F.interpolate(f, to, mode="bilinear", align_corners=False)),
+        ((height - 1, width + 3), F.adaptive_avg_pool2d),
+        ((height + 3, width - 1), F.adaptive_avg_pool2d),
+        ((height, width), lambda f, to: f),
+    ]:
+        torch.testing.assert_close(conditioner.map(y, size), resize(own, size))

@@ -28,7 +28,8 @@ def chain(kind: str) -> Chain:
     else:
         emission = {"diag": DiagonalGaussian, "full": FullGaussian}[kind](3, 4, floor)
         emission.mean.copy_(torch.randn(3, 4, generator=generator))
-    return Chain(emission, torch.ones(3, 3, dtype=torch.bool), torch.float64, classes=2)
+    allowed = torch.ones(3, 3, dtype=torch.bool)
+    return Chain(emission, allowed, torch.float64, classes=2, prior=0.0, sticky=0.0)
 
 
 def batch(*, holes: bool, labels: bool, weights: bool) -> Batch:
