@@ -14,6 +14,7 @@ from scipy import stats
 from scipy.special import logsumexp
 from torch import Tensor
 
+from reverie.data.space import Block
 from reverie.probability.components.discrete import Bernoulli, Categorical, Poisson
 from reverie.probability.components.grid import GridGaussian
 from reverie.probability.components.grouped import Grouped
@@ -71,7 +72,8 @@ class Case:
 def _on_the_grid(members: Components, x: Tensor) -> Tensor:
     """Draws of normals on a grid come as reals, which a codec rounds."""
     if isinstance(members, GridGaussian):
-        return (x / members.step).round() * members.step
+        step = torch.tensor([block.step[0] for block in members.blocks])
+        return (x / step).round() * step
     if isinstance(members, Mixed):
         x = x.clone()
         for columns, part in members._pairs():
@@ -186,7 +188,12 @@ def grid_case(**options: Any) -> Case:
     """A grid without ends, one that begins at 0, and one with two ends."""
     step = torch.tensor([0.5, 1.0, 0.25])
     low, high = torch.tensor([-np.inf, 0.0, -1.0]), torch.tensor([np.inf, np.inf, 1.5])
-    members = GridGaussian(SIZE, step, low, high, torch.zeros(3), **options)
+    blocks = [
+        Block("free", "integer", 0, 1, step=(0.5,)),
+        Block("counts", "integer", 1, 1, step=(1.0,), low=0.0),
+        Block("levels", "integer", 2, 1, step=(0.25,), low=-1.0, high=1.5),
+    ]
+    members = GridGaussian(SIZE, blocks, torch.zeros(3), **options)
     members.mean.copy_(numbers(0, SIZE, 3) + torch.tensor([0.0, 1.5, 0.0]))
     members.variance.copy_(0.2 + numbers(1, SIZE, 3).square())
 

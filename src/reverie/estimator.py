@@ -6,6 +6,7 @@ import math
 import platform
 import tempfile
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self, final
 
@@ -76,6 +77,7 @@ class Estimator(ABC):
         start: Model | None = None,
         seed: int = 0,
         resume: str | Path | None = None,
+        columns: Mapping[Any, Any] | str | None = None,
         **overrides: Any,
     ) -> Model:
         """Learn from X and return a `Model`; nothing given is changed.
@@ -83,10 +85,15 @@ class Estimator(ABC):
         X: array, DataFrame, tensor, path, name of bundled data, or `Dataset`; y: labels or numbers to condition on, or
         the name of a column. training: a `Training`, whose fields may also be given here by name
         (`fit(X, epochs=10)`). start: a Model whose weights and codec to go on from. resume: a run folder to continue
-        exactly. Raises `UnsupportedData`, `DataError`, `InvalidOption`, `RunConflict`, `Diverged`, `Interrupted`.
+        exactly. columns: where the values of numeric columns can lie, for those whose values do not show it
+        (`Dataset.supporting`). Raises `UnsupportedData`, `DataError`, `InvalidOption`, `RunConflict`, `Diverged`, `Interrupted`.
         """
         training = self._training(training, overrides)
         data = as_dataset(X, y) if not isinstance(start, Model) else as_dataset_like(start.schema, X, y)
+        if columns is not None:
+            if isinstance(start, Model):
+                raise InvalidOption("columns: a start keeps the supports it was trained with; leave columns out")
+            data = data.supporting(columns)
         job = Job(self, data, training, start, check_seed(seed), None if resume is None else Path(resume))
         if training.devices > 1 and not in_worker():
             return _fit_in_processes(job)

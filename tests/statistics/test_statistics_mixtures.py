@@ -111,7 +111,7 @@ def test_poisson_draws(rate):
 def test_grid_draws_round_to_the_grids_probabilities(k):
     """The codec rounds; draws beyond an end stand at it."""
     members: Any = grid_case().members
-    step = members.step.numpy()
+    step = np.array([block.step[0] for block in members.blocks])
     x = np.round(draws(members, k) / step) * step
     for j, points in enumerate((np.arange(-8, 8.5, 0.5), np.arange(0, 12.0), np.arange(-1, 1.75, 0.25))):
         rows = torch.zeros(len(points), 3, dtype=torch.float64)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import html
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,6 +15,7 @@ from reverie.data.forms.reading import restore_table, restore_y
 from reverie.data.schema import Field, Schema
 from reverie.data.splits import METHODS, count_duplicates, group_split, random_split, split_names, time_split
 from reverie.data.table import Array, Table, hint
+from reverie.data.wishes import with_wishes
 from reverie.errors import DataError, InvalidOption
 
 _CHUNK_BYTES = 2**28
@@ -78,6 +80,14 @@ class Dataset:
 
     def __len__(self) -> int:
         return self.source.n if self._rows is None else len(self._rows)
+
+    def supporting(self, columns: Mapping[Any, Any] | str) -> Dataset:
+        """The same rows, with what is known of where the values of numeric columns can lie: {"price": "positive", "share":
+        (0, 1)}, or one word for all: "real", "positive", "non-negative", "negative", "heavy-tailed". Other columns keep to the
+        support that their values show. Raises `InvalidOption`."""
+        out = copy.copy(self)
+        out.schema, out._hash = with_wishes(self.schema, columns), None
+        return out
 
     @property
     def in_memory(self) -> bool:

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from reverie.data.warps import Warp
 from reverie.errors import InvalidOption
 
 Numbers = Literal["standardise", "quantile", "centre"]
@@ -81,6 +82,8 @@ class Wants:
     """Gridded columns with at most so many distinct values (and rows enough) become categories."""
     partial: bool = False
     """Labels may be missing in y: an unlabelled row or step has an all-zero row in `Batch.y`."""
+    supports: bool = False
+    """Numeric columns keep to the support that their values show: model space is the real line behind a map."""
     otherwise: str = ""
     """What to change in the recipe for columns that it does not take; said where they are refused."""
 
@@ -105,6 +108,10 @@ class Block:
     scale: tuple[float, ...] = ()
     levels: int = 0
     rounded: bool = False
+    warp: Warp | None = None
+    """Of an integer block: its grid is even in the data and comes through this map; None where it is even in model units."""
+    spacing: float = 0.0
+    """Data units between its grid points, with `warp`."""
 
     @property
     def stop(self) -> int:

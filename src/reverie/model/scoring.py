@@ -48,7 +48,7 @@ def log_prob_rows(model: Core, rows: Prepared, start: int, seed: int, offsets: i
     total = torch.zeros(n, dtype=torch.float64)
     for number, draw in enumerate(draws):
         x = codec.noise(rows.x, draw)
-        further = codec.batch_log_det(x)
+        further = codec.batch_log_det(x, rows.observed)
         with torch.inference_mode():
             value = marginal(model, x, rows, (seed, f"log_prob {number}", n, start), options).cpu()
         total += value if further is None else value + further

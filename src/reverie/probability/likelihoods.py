@@ -14,6 +14,7 @@ from torch import Tensor
 
 from reverie.rng import Noise
 
+_FAR = 1e6
 LOG_SCALE_RANGE = (-7.0, 3.0)
 """Bounds of a log scale in model units: a likelihood cannot run away on a column it predicts perfectly."""
 
@@ -34,6 +35,18 @@ def normal(x: Tensor, parameters: Tensor) -> Tensor:
     """log N(x; location, scale^2) per column, (n, w)."""
     location, log_scale = split_scale(parameters)
     return -0.5 * ((x - location) * torch.exp(-log_scale)).square() - log_scale - 0.5 * math.log(2 * math.pi)
+
+
+def logistic_mass(lower: Tensor, upper: Tensor, parameters: Tensor) -> Tensor:
+    """log of the logistic mass of the cells from `lower` to `upper`, (n, w), either of which may be infinite."""
+    location, log_scale = split_scale(parameters)
+    inverse = torch.exp(-log_scale)
+    # Far enough to be infinite, and near enough for a gradient of zero.
+    lower, upper = lower.clamp_min(-_FAR), upper.clamp_max(_FAR)
+    width = (upper - lower).to(location.dtype)
+    a, b = (lower.to(location.dtype) - location) * inverse, (upper.to(location.dtype) - location) * inverse
+    # log(sigmoid(b) - sigmoid(a)) = log sigmoid(b) + log sigmoid(-a) + log(1 - exp(a - b)): no cancellation.
+    return F.logsigmoid(b) + F.logsigmoid(-a) + torch.log(-torch.expm1(-(width * inverse).clamp_min(1e-12)))
 
 
 def discretised_logistic(x: Tensor, parameters: Tensor, step: Tensor, low: float | None, high: float | None) -> Tensor:

@@ -34,7 +34,7 @@ def expected_weights(prior: str, concentration: float, count: list[float]) -> np
 @pytest.mark.parametrize("prior", ["process", "dirichlet"])
 def test_a_fit_has_the_weights_of_the_prior_that_was_asked_for(prior, concentration):
     recipe = rv.BayesianGaussianMixture(components=4, weights=prior, concentration=concentration, tol=0)
-    model = recipe.fit(two_blobs(), epochs=30, seed=0, progress=False)
+    model = recipe.fit(two_blobs(), epochs=30, seed=0, progress=False, columns="real")
     found = np.sort(model.network.weights.mean().numpy())[::-1]
     wanted = expected_weights(prior, 0.25 if concentration is None else concentration, [30, 10, 0, 0])
     # members without rows overlap with the others by a tenth of a row; the other prior is four times as far away

@@ -348,7 +348,7 @@ def test_the_grid_is_fitted_by_maximum_likelihood():
     x, r = case.rows(400), shares(400)
     iterate(members, x, r, 400)
     for k, j in itertools.product(range(SIZE), range(3)):
-        step, low, high = (float(t[j]) for t in (members.step, members.low, members.high))
+        step, low, high = members.blocks[j].step[0], float(members.low[j]), float(members.high[j])
         values, where = np.unique(x[:, j].numpy(), return_inverse=True)
         w = np.bincount(where, r[:, k].numpy())
         upper = np.where(values > high - step / 2, np.inf, values + step / 2)

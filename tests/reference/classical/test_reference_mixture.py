@@ -266,7 +266,7 @@ def test_memory_counts_for_the_rows_seen_before(covariance, holes):
         for rows in (A, B):
             rows[np.random.default_rng(1).random(rows.shape) < 0.1] = np.nan
     options = {"components": 3, "covariance": covariance, "rank": 1, "tol": 0}
-    first = GaussianMixture(restarts=5, **options).fit(A, epochs=30, seed=1)
+    first = GaussianMixture(restarts=5, **options).fit(A, epochs=30, seed=1, columns="real")
     both = GaussianMixture(**options).fit(np.concatenate([A, B]), epochs=30, start=first)
     kept = GaussianMixture(memory=len(A), **options).fit(B, start=first, epochs=30)
     lost = GaussianMixture(**options).fit(B, start=first, epochs=30)
@@ -398,7 +398,7 @@ def test_more_components_than_classes():
 
     X = clear(900)
     y = pd.Series(np.where(X[:, 0] > 4, "b", "a")).where((np.arange(900) % 10 == 0) & (X[:, 1] < 4))
-    model = GaussianMixture(components=3).fit(X, y, seed=0)
+    model = GaussianMixture(components=3).fit(X, y, seed=0, columns="real")
     assert model.classes == ("a", "b")
     unnamed = X[:, 1] > 4
     assert (model.encode(X[unnamed])[:, 2] > 0.99).mean() > 0.99

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 
 import numpy as np
 import pytest
 
-from reverie.data.codec.levels import Bit, Constant, OneHot
+from reverie.data.codec.grids import Grid
+from reverie.data.codec.levels import Bit, Constant, Count, OneHot
 from reverie.data.codec.nested import Atoms, Flagged, step_from_json
 from reverie.data.codec.profiles import Profile, decimals, profile
-from reverie.data.codec.steps import Affine, ColumnStep, Grid, Quantile
+from reverie.data.codec.steps import Affine, ColumnStep, Quantile
 
 RNG = np.random.default_rng(0)
 NORMALS = RNG.normal(size=500)
@@ -154,13 +156,24 @@ def test_quantiles_are_normal_scores_and_increase():
     assert (np.diff(step.decode(z)) > 0).all()
 
 
-def test_off_the_grid_has_probability_zero():
-    grid = STEPS["grid native"][0]
-    assert grid.log_det(np.array([2.0, 2.5])).tolist() == [0.0, -np.inf]
-    levels = STEPS["levels"][0]
-    assert levels.log_det(np.array([math.e, 2.7, 11.0])).tolist() == [0.0, -np.inf, -np.inf]
-    assert Bit().log_det(np.array([0.0, 1.0, 0.5, 2.0])).tolist() == [0.0, 0.0, -np.inf, -np.inf]
-    assert Constant(7.5).log_det(np.array([7.5, 7.4])).tolist() == [0.0, -np.inf]
+def test_off_the_grid_is_unexpected_and_the_less_likely_the_further_away():
+    """One in rows + 2 for a value between others; less beyond the ends of what has ends."""
+    rare = -math.log(102)
+    grid = dataclasses.replace(STEPS["grid native"][0], rows=100)
+    np.testing.assert_allclose(grid.log_det(np.array([2.0, 2.5, np.nan])), [0.0, rare, 0.0])
+    levels = dataclasses.replace(STEPS["levels"][0], rows=100)
+    near, far, further = levels.log_det(np.array([2.7, 11.0, 1e300]))
+    assert levels.log_det(np.array([math.e]))[0] == 0
+    assert near == pytest.approx(rare)
+    assert near > far > further > -1000
+    bit = Bit(100).log_det(np.array([0.0, 1.0, 0.5, 2.0, -9.0]))
+    np.testing.assert_allclose(bit, [0, 0, rare, rare - math.log(2), rare - math.log(10)])
+    assert Constant(7.5, 100).log_det(np.array([7.5]))[0] == 0
+    assert (
+        rare > Constant(7.5, 100).log_det(np.array([7.4]))[0] > Constant(7.5, 100).log_det(np.array([-1e9]))[0] > -1000
+    )
+    count = Count(100).log_det(np.array([0.0, 3.0, 2.5, -4.0]))
+    np.testing.assert_allclose(count, [0, 0, rare, rare - math.log(5)])
 
 
 def test_dequantised_cells_tile_the_line():

@@ -7,30 +7,29 @@ import itertools
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from reverie.data.codec.levels import Bit, Constant, Count, Levels, OneHot, Symbol
+from reverie.data.codec.fitting import fit_step, hole_text
+from reverie.data.codec.grids import Grid, WarpedGrid
+from reverie.data.codec.levels import Bit
 from reverie.data.codec.maps import others
-from reverie.data.codec.nested import Atoms, Flagged, step_from_json
-from reverie.data.codec.profiles import Profile, decimals, profile, spikes
-from reverie.data.codec.steps import Affine, ColumnStep, Grid, Quantile
+from reverie.data.codec.nested import Flagged, step_from_json
+from reverie.data.codec.steps import Affine, ColumnStep, unexpected
 from reverie.data.space import Block, Wants, blocks_in_order
 from reverie.errors import DataError, UnsupportedData
 
 if TYPE_CHECKING:
     from reverie.data.schema import Field, Schema
 
-_FIT_ROWS = 200_000
-_FEW_ROWS = 4_000
 _LEAST_RUN = 4
 _TURNED = 64
-_ROWS_PER_LEVEL = 20
-"""Rows that a gridded column must have per distinct value for these to be categories."""
+_MOST = 1e15
+"""The largest number of model space: its square is one of float32."""
 _NAT = np.iinfo(np.int64).min
 
 Placed = list[tuple[str, int | None, ColumnStep]]
@@ -54,9 +53,12 @@ class Columns:
         self._runs = _runs(entries)
         inside = {column for run in self._runs for column in range(run.columns.start, run.columns.stop)}
         self._singles = [entry for entry in entries if entry[0] not in inside]
-        noisy = [(s, step.dequantise_step) for s, (*_, step) in zip(self._starts, steps, strict=True)]
-        self.noisy = torch.tensor([s for s, width in noisy if width], dtype=torch.long)
-        self.noise_steps = torch.tensor([width for _, width in noisy if width], dtype=torch.float64)
+        noisy = [entry for entry in zip(self._starts, (step for *_, step in steps), strict=True) if _is_noisy(entry[1])]
+        self.noisy = torch.tensor([start for start, _ in noisy], dtype=torch.long)
+        self.noise_steps = torch.tensor([step.dequantise_step for _, step in noisy], dtype=torch.float64)
+        self._warped = [
+            (start, number, step) for number, (start, step) in enumerate(noisy) if isinstance(step, WarpedGrid)
+        ]
 
     @classmethod
     def fit(
@@ -114,12 +116,25 @@ class Columns:
             x[:, start : start + step.width] = cells
             observed[:, start : start + step.width] = seen
             log_det += step.log_det(values)
-        return x, observed, log_det
+        return np.clip(x, -_MOST, _MOST, out=x), observed, log_det
 
     def dequantise(self, x: Tensor, u: Tensor) -> Tensor:
         """x (n, width) with uniform noise inside the cells of the noisy columns, from u (n, noisy columns) in [0, 1)."""
         steps, noisy = self.noise_steps.to(x.device, x.dtype), self.noisy.to(x.device)
-        return x.index_add(1, noisy, (u.to(x.device, x.dtype) - 0.5) * steps)
+        out = x.index_add(1, noisy, (u.to(x.device, x.dtype) - 0.5) * steps)
+        for start, number, step in self._warped:
+            out[:, start] = step.noised(x[:, start], u[:, number].to(x.device))
+        return out
+
+    def noise_log_det(self, x: Tensor, observed: Tensor | None) -> Tensor | None:
+        """(n,) what the log-determinant of noised rows x (n, width) adds where it depends on the noise; None for nothing."""
+        if not self._warped:
+            return None
+        total = torch.zeros(len(x), dtype=torch.float64)
+        for start, _, step in self._warped:
+            own = step.noise_log_det(x[:, start]).cpu()
+            total += own if observed is None else torch.where(observed[:, start].cpu(), own, 0.0)
+        return total
 
     def decode(self, x: Tensor, fields: list[Field], *, means: bool = False) -> dict[str, Floats]:
         """Model columns (n, width) -> the data columns of `fields`, (n,) or (n, d); with `means` numbers may lie between
@@ -135,13 +150,16 @@ class Columns:
     def offsets(self) -> Floats:
         """Where the origin of model space lies in data units, per model column; for affine and gridded columns."""
         out = []
-        for *_, step in self.steps:
+        for name, _, step in self.steps:
             if isinstance(step, Affine):
                 out.append(step.mean)
             elif isinstance(step, Grid) and step.values is None:
                 out.append(step.low + step.step * step.mean)
             else:
-                raise DataError("these columns are not all affine images of model space")
+                raise DataError(
+                    f"column {name!r} is no linear image of model space, so there are no parameters in its units: train with "
+                    f"columns={{{name!r}: 'real'}} to keep it linear"
+                )
         return np.array(out)
 
     def to_json(self) -> list[Any]:
@@ -162,21 +180,40 @@ class _Run:
     mean: Floats | None
     """Of affine steps, with `sd`; None for bits."""
     sd: Floats | None
+    limit: float
+    rows: int
 
     def fill(self, block: Floats, gaps: NDArray[np.bool_], out: Floats) -> Floats:
         """Write the model columns of `block` (n, w), and return log |d model / d data| (n,)."""
         some = bool(gaps.any())
         if self.mean is None or self.sd is None:
             off = (block != 0) & (block != 1)
-            out[:] = np.where(gaps, 0.0, block) if some else block
-            return np.where((off & ~gaps).any(1), -np.inf, 0.0)
+            if not off.any() or (off == gaps).all():
+                out[:] = np.where(gaps, 0.0, block) if some else block
+                return np.zeros(len(block))
+            out[:] = block > 0.5
+            away = np.where(off & ~gaps, np.maximum(np.maximum(-block, block - 1), 0.0), 0.0)
+            return np.asarray((np.where(off & ~gaps, unexpected(self.rows, away), 0.0)).sum(1))
         np.subtract(block, self.mean, out=out)
         out /= self.sd
         logs = np.log(self.sd)
+        if np.nanmax(np.abs(out), initial=0.0) > self.limit:
+            return self._far(block, gaps, out)
         if not some:
             return np.full(len(block), -logs.sum())
         out[gaps] = 0.0
         return np.asarray(-((~gaps).astype(np.float64) @ logs))
+
+    def _far(self, block: Floats, gaps: NDArray[np.bool_], out: Floats) -> Floats:
+        """As `fill`, column by column, where some numbers are out of all proportion."""
+        assert self.mean is not None
+        assert self.sd is not None
+        log_det = np.zeros(len(block))
+        for column, (mean, sd) in enumerate(zip(self.mean, self.sd, strict=True)):
+            step = Affine(float(mean), float(sd), limit=self.limit)
+            out[:, column] = step.prepare(block[:, column])[0][:, 0]
+            log_det += step.log_det(block[:, column])
+        return log_det
 
 
 def _runs(entries: list[tuple[int, tuple[str, int | None, ColumnStep]]]) -> list[_Run]:
@@ -186,7 +223,8 @@ def _runs(entries: list[tuple[int, tuple[str, int | None, ColumnStep]]]) -> list
     def key(entry: tuple[int, tuple[str, int | None, ColumnStep]]) -> tuple[object, ...]:
         start, (name, position, step) = entry
         simple = position is not None and isinstance(step, Affine | Bit)
-        return (name, type(step), start - (position or 0)) if simple else (start,)
+        limit = step.warp.limit if isinstance(step, Affine) else None
+        return (name, type(step), start - (position or 0), limit) if simple else (start,)
 
     for _, group in itertools.groupby(entries, key):
         found = list(group)
@@ -202,6 +240,8 @@ def _runs(entries: list[tuple[int, tuple[str, int | None, ColumnStep]]]) -> list
                 slice(start, start + len(found)),
                 np.array([step.mean for step in affine]) if affine else None,
                 np.array([step.sd for step in affine]) if affine else None,
+                min([step.warp.limit for step in affine], default=np.inf),
+                max([step.rows for _, (_, _, step) in found if isinstance(step, Bit)], default=0),
             )
         )
     return out
@@ -217,112 +257,8 @@ def _each(field: Field, values: Floats) -> Iterator[tuple[int | None, Floats]]:
             yield first + offset, column
 
 
-def hole_text(label: str, family: str) -> str:
-    return f"column {label!r} has missing cells, which {family} does not take. Drop or fill them first"
-
-
-def fit_step(schema: Schema, field: Field, label: str, values: NDArray[np.float64], wants: Wants) -> ColumnStep:
-    """The step for one column, from its observed values."""
-    if field.kind == "category":
-        levels = len(field.categories or ())
-        return Symbol(levels) if wants.symbols else OneHot(levels)
-    if field.kind == "boolean":
-        return Bit()
-    if values.size == 0:
-        raise DataError(f"column {label!r} has no value in any training row: drop it or give it the role ignore")
-    if wants.discrete == "binary":
-        if not np.isin(values, (0.0, 1.0)).all():
-            raise UnsupportedData(
-                f"{wants.family} has binary units: column {label!r} holds values other than 0 and 1"
-                f"{wants.otherwise and '; '}{wants.otherwise}. Families that can: {others(schema, wants)}"
-            )
-        return Bit()
-    whole = bool((values >= 0).all() and (values == np.round(values)).all())
-    if wants.discrete == "counts" and whole and field.kind == "integer":
-        return Count()
-    if wants.discrete == "density":  # only whether values repeat matters: few of them tell
-        few = profile(values[:: max(1, values.size // _FEW_ROWS)], integer=field.kind == "integer")
-        return _continuous(values, wants, tied=few.kind != "continuous")
-    found = _profile(values, integer=field.kind == "integer")
-    if values.min() == values.max():
-        if wants.mixed:
-            return Constant(float(values[0]))
-        raise UnsupportedData(
-            f"column {label!r} is constant ({values[0]:g}): it has no density. Drop it or give it the role ignore. "
-            f"Families that can: {others(schema, wants, 'category')}"
-        )
-    if found.kind == "continuous" or (found.kind == "levels" and not wants.density):
-        return _continuous(values, wants)
-    if found.kind == "atoms":
-        atoms = np.array(found.values)
-        rest = _continuous(values[~np.isin(values, atoms)], wants)
-        if not wants.mixed:
-            raise UnsupportedData(
-                f"column {label!r} repeats the value {atoms[0]:g} and is otherwise continuous: {wants.family} has no "
-                f"density for that. Families that can: {others(schema, wants, 'category')}"
-            )
-        return Atoms(atoms, rest)
-    if wants.levels:
-        distinct = np.unique(values)
-        if distinct.size <= min(wants.levels, values.size // _ROWS_PER_LEVEL):
-            return Levels(distinct)
-    piled = spikes(values) if wants.mixed else np.empty(0)
-    if piled.size:
-        remaining = values[~np.isin(values, piled)]
-        return Atoms(piled, _grid(field, label, remaining, found, wants))
-    return _grid(field, label, values, found, wants)
-
-
-def _profile(values: NDArray[np.float64], *, integer: bool) -> Profile:
-    """The column's profile from at most 200,000 values spread over it (cheap to sort), or from all of them when the
-    rest does not follow the pattern of those."""
-    stride = max(1, values.size // _FIT_ROWS)
-    found = profile(values[::stride], integer=integer)
-    if stride == 1 or found.kind in ("continuous", "levels"):
-        return found
-    k = (values - found.low) / found.step
-    if found.kind == "grid" and np.abs(k - np.round(k)).max() <= 1e-3:
-        return found
-    return found if found.kind == "atoms" else profile(values, integer=integer)
-
-
-def _continuous(values: NDArray[np.float64], wants: Wants, *, tied: bool = False) -> ColumnStep:
-    if wants.numbers == "quantile":
-        step = Quantile.fit(values)
-        if step.knots.size > 2:  # else the values are too tied to have quantiles
-            return step
-    sd = 1.0 if wants.numbers == "centre" else float(values.std())
-    return Affine(float(values.mean()), sd if sd > 0 else 1.0, tied)
-
-
-def _grid(field: Field, label: str, values: NDArray[np.float64], found: Profile, wants: Wants) -> ColumnStep:
-    levels = np.unique(values) if found.kind == "levels" else None
-    low, step = (0.0, 1.0) if levels is not None else (found.low, found.step)
-    k = np.searchsorted(levels, values).astype(np.float64) if levels is not None else (values - low) / step
-    span = float(k.max() - k.min())
-    if wants.dtype == "float32" and span > 2**22:
-        raise UnsupportedData(
-            f"column {label!r} holds {span + 1:.0f} distinct steps, more than float32 can tell apart. If it is an "
-            "identifier give it the role id; otherwise rescale it or declare it kinds={...: 'number'}"
-        )
-    sd = 1 / step if wants.numbers == "centre" else float(k.std())
-    mode: Literal["native", "dequantise", "round"]
-    mode = (
-        "native"
-        if wants.discrete in ("native", "counts")
-        else "dequantise"
-        if wants.discrete == "dequantise"
-        else "round"
-    )
-    bounds: tuple[float | None, float | None] = (None, None)
-    if mode == "round" or levels is not None:
-        bounds = (float(k.min()), float(k.max()))
-    elif mode == "native" and field.kind == "integer" and values.min() >= 0:
-        bounds = (float(np.ceil(-low / step)), None)  # counts: nothing below 0
-    digits = None if levels is not None else decimals(low, step)
-    if digits is not None:
-        low, step = round(low, digits), round(step, digits)
-    return Grid(low, step, float(k.mean()), sd, mode, levels, bounds, digits)
+def _is_noisy(step: ColumnStep) -> bool:
+    return step.dequantise_step > 0 or (isinstance(step, WarpedGrid) and step.mode == "dequantise")
 
 
 def to_float(field: Field, values: NDArray[Any]) -> NDArray[np.float64]:

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from reverie.data.codec.steps import Bools, ColumnStep, Floats, one_column
+from reverie.data.codec.steps import MANY, Bools, ColumnStep, Floats, one_column, unexpected
 from reverie.data.space import Block
 
 
@@ -24,16 +24,21 @@ class _Counted(ColumnStep):
 
 @dataclass
 class Count(_Counted):
-    """Whole numbers from 0 on, as they are; other values have probability 0."""
+    """Whole numbers from 0 on, as they are; another value is the nearest of them, and unexpected."""
 
     kind: ClassVar[str] = "count"
+    rows: int = MANY
+
+    def prepare(self, values: Floats) -> tuple[Floats, Bools]:
+        return one_column(np.maximum(np.round(values), 0.0), ~np.isnan(values))
 
     def decode(self, x: Floats) -> Floats:
         return np.maximum(np.round(x[:, 0]), 0.0)
 
     def log_det(self, values: Floats) -> Floats:
         filled = np.nan_to_num(values)
-        return np.where((filled >= 0) & (filled == np.round(filled)), 0.0, -np.inf)
+        fine = (filled >= 0) & (filled == np.round(filled))
+        return np.where(fine, 0.0, unexpected(self.rows, np.maximum(-filled, 0.0)))
 
     def blocks(self, name: str) -> list[Block]:
         return [Block(name, "count", 0, 1)]
@@ -55,15 +60,20 @@ class Symbol(_Counted):
 
 @dataclass
 class Bit(_Counted):
-    """0/1 (NaN = missing) as one binary column; decode cuts at one half. Other values have probability 0."""
+    """0/1 (NaN = missing) as one binary column; decode cuts at one half. Another value is the nearer of them, and unexpected."""
 
     kind: ClassVar[str] = "bit"
+    rows: int = MANY
+
+    def prepare(self, values: Floats) -> tuple[Floats, Bools]:
+        return one_column((values > 0.5).astype(np.float64), ~np.isnan(values))
 
     def decode(self, x: Floats) -> Floats:
         return (x[:, 0] > 0.5).astype(np.float64)
 
     def log_det(self, values: Floats) -> Floats:
-        return np.where(np.isnan(values) | np.isin(values, (0.0, 1.0)), 0.0, -np.inf)
+        away = np.maximum(np.maximum(-values, values - 1), 0.0)
+        return np.where(np.isnan(values) | np.isin(values, (0.0, 1.0)), 0.0, unexpected(self.rows, np.nan_to_num(away)))
 
     def blocks(self, name: str) -> list[Block]:
         return [Block(name, "binary", 0, 1)]
@@ -95,10 +105,11 @@ class OneHot(_Counted):
 
 @dataclass
 class Levels(_Counted):
-    """Numbers of which there are few as categories; another number is a missing cell of probability 0."""
+    """Numbers of which there are few as categories; another number is a missing cell, and unexpected."""
 
     kind: ClassVar[str] = "levels"
     values: Floats
+    rows: int = MANY
 
     @property
     def width(self) -> int:
@@ -112,7 +123,11 @@ class Levels(_Counted):
         return np.asarray(self.values[np.argmax(x, axis=1)])
 
     def log_det(self, values: Floats) -> Floats:
-        return np.where(np.isnan(values) | np.isin(values, self.values), 0.0, -np.inf)
+        missing = np.isnan(values)
+        filled = np.where(missing, self.values[0], values)
+        reach = float(self.values[-1] - self.values[0]) or 1.0
+        away = np.maximum(np.maximum(self.values[0] - filled, filled - self.values[-1]), 0.0) / reach
+        return np.where(missing | np.isin(values, self.values), 0.0, unexpected(self.rows, away))
 
     def blocks(self, name: str) -> list[Block]:
         return [Block(name, "category", 0, self.values.size)]
@@ -120,10 +135,11 @@ class Levels(_Counted):
 
 @dataclass
 class Constant(_Counted):
-    """One value in training: a category with a single level; any other value has probability 0."""
+    """One value in training: a category with a single level; any other value is unexpected."""
 
     kind: ClassVar[str] = "constant"
     value: float
+    rows: int = MANY
 
     def prepare(self, values: Floats) -> tuple[Floats, Bools]:
         return OneHot(1).prepare(np.where(np.isnan(values), np.nan, 0.0))
@@ -132,7 +148,8 @@ class Constant(_Counted):
         return np.full(x.shape[0], self.value)
 
     def log_det(self, values: Floats) -> Floats:
-        return np.where(np.isnan(values) | (values == self.value), 0.0, -np.inf)
+        away = np.nan_to_num(np.abs(values - self.value)) / (abs(self.value) or 1.0)
+        return np.where(np.isnan(values) | (values == self.value), 0.0, unexpected(self.rows, away))
 
     def blocks(self, name: str) -> list[Block]:
         return [Block(name, "category", 0, 1)]

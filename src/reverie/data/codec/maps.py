@@ -91,8 +91,9 @@ class Codec(ABC):
         return self.noise(x, LatticeNoise(len(x), 0, 1))
 
     @abstractmethod
-    def batch_log_det(self, x: Points) -> Tensor | None:
-        """(n,) further log-determinant that depends on the noise drawn, for noised `x`; None when there is none."""
+    def batch_log_det(self, x: Points, observed: Tensor | None = None) -> Tensor | None:
+        """(n,) further log-determinant that depends on the noise drawn, over the observed cells of noised `x`; None when there
+        is none."""
 
     @abstractmethod
     def decode(self, x: Points, *, means: bool = False) -> Table:

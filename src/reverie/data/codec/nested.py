@@ -8,9 +8,11 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from reverie.data.codec.grids import Grid, WarpedGrid
 from reverie.data.codec.levels import Bit, Constant, Count, Levels, OneHot, Symbol
-from reverie.data.codec.steps import Affine, Bools, ColumnStep, Floats, Grid, Quantile
+from reverie.data.codec.steps import Affine, Bools, ColumnStep, Floats, Quantile, Warped
 from reverie.data.space import Block
+from reverie.data.warps import Warp
 
 
 @dataclass
@@ -93,21 +95,30 @@ def step_from_json(data: dict[str, Any]) -> ColumnStep:
         case "affine":
             return Affine(**rest)
         case "quantile":
-            return Quantile(np.array(rest["knots"]), np.array(rest["heights"]))
+            inner = rest.get("inner")
+            return Quantile(
+                np.array(rest["knots"]),
+                np.array(rest["heights"]),
+                None if inner is None else Warped(**_with_warp(inner)),
+            )
+        case "warped":
+            return Warped(**_with_warp(rest))
+        case "warped grid":
+            return WarpedGrid(**_with_warp(rest))
         case "grid":
             values, bounds = rest.pop("values"), rest.pop("bounds")
             levels = None if values is None else np.array(values)
             return Grid(**rest, values=levels, bounds=(bounds[0], bounds[1]))
         case "count":
-            return Count()
+            return Count(**rest)
         case "levels":
-            return Levels(np.array(rest["values"]))
+            return Levels(np.array(rest.pop("values")), **rest)
         case "one-hot":
             return OneHot(**rest)
         case "symbol":
             return Symbol(**rest)
         case "bit":
-            return Bit()
+            return Bit(**rest)
         case "atoms":
             return Atoms(np.array(rest["atoms"]), step_from_json(rest["rest"]))
         case "constant":
@@ -115,3 +126,10 @@ def step_from_json(data: dict[str, Any]) -> ColumnStep:
         case "flagged":
             return Flagged(step_from_json(rest["inner"]))
     raise ValueError(f"unknown column step {data['kind']!r}")
+
+
+def _with_warp(data: dict[str, Any]) -> dict[str, Any]:
+    """The entries of a step with a map of its own."""
+    rest = {key: value for key, value in data.items() if key != "kind"}
+    pairs = {key: tuple(rest[key]) for key in ("basis", "closed") if key in rest}
+    return {**rest, "warp": Warp.from_json(rest["warp"]), **pairs}

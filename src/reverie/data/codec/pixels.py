@@ -179,7 +179,7 @@ class ImageCodec(Codec):
         unit = v / self._high if u is None else (v / self._per_level + u) / self.levels
         return (unit - self.mean) / self.sd
 
-    def batch_log_det(self, x: Tensor) -> Tensor | None:
+    def batch_log_det(self, x: Tensor, observed: Tensor | None = None) -> Tensor | None:
         if self.mode != "logit":
             return None
         # d logit(p) / dp = 1 / (p (1 - p)) = e^x + 2 + e^-x

@@ -50,8 +50,17 @@ def _grid_step(unique: Floats) -> float | None:
     """The largest step of which all gaps are multiples (to rounding), or None."""
     gaps = np.diff(unique)
     smallest, span = float(gaps.min()), float(unique[-1] - unique[0])
-    # Values that came through float32 or a decimal file sit off the grid by about 1e-7 of their size.
-    slack = 4 * float(np.finfo(np.float32).eps) * max(abs(float(unique[0])), abs(float(unique[-1])))
+    # Values sit off the grid by the rounding of the type that they came through.
+    for kind in (np.float64, np.float32):
+        slack = 4 * float(np.finfo(kind).eps) * max(abs(float(unique[0])), abs(float(unique[-1])))
+        found = _step_within(unique, smallest, span, slack)
+        if found is not None:
+            return found
+    return None
+
+
+def _step_within(unique: Floats, smallest: float, span: float, slack: float) -> float | None:
+    """The largest step that all values keep to within `slack`, or None."""
     for divisor in range(1, 21):
         step = smallest / divisor
         if span / step > _MOST_STEPS or slack > 0.1 * step:

@@ -179,8 +179,11 @@ class SequenceCodec(Codec):
             u[here.to(x.device)] = picked.to(x.device, x.dtype)
         return x.replaced(self.columns.dequantise(x.values, u))
 
-    def batch_log_det(self, x: Ragged) -> Tensor | None:
-        return None
+    def batch_log_det(self, x: Ragged, observed: Tensor | None = None) -> Tensor | None:
+        steps = self.columns.noise_log_det(x.values, observed)
+        if steps is None:
+            return None
+        return steps.new_zeros(len(x)).index_add_(0, x.places[0].cpu(), steps)
 
     def decode(self, x: Ragged, *, means: bool = False) -> Table:
         fields = [_one_step(field, self.tokenizers, self.specials) for field in self.schema.data_fields]

@@ -9,15 +9,19 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from reverie.data.space import Block
+from reverie.data.warps import Warp, on_arrays
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
+
+MANY = 1_000_000
+"""Training rows assumed of a column whose file does not say how many there were."""
 
 
 class ColumnStep(ABC):
@@ -65,8 +69,14 @@ class ColumnStep(ABC):
         return np.zeros(values.shape[0])
 
 
+def unexpected(rows: int, distance: Floats | float = 0.0) -> Floats:
+    """log of the share left to values that training never had, one in rows + 2 (Laplace 1814), less what lies far away: no
+    value is impossible, and the further off the less likely it is. `distance` is from the nearest possible value, in units."""
+    return np.asarray(-math.log(rows + 2) - np.log1p(distance))
+
+
 def _plain(value: Any) -> Any:
-    if isinstance(value, ColumnStep):
+    if isinstance(value, ColumnStep | Warp):
         return value.to_json()
     return value.tolist() if isinstance(value, np.ndarray) else list(value) if isinstance(value, tuple) else value
 
@@ -77,45 +87,121 @@ def one_column(x: Floats, seen: Bools) -> tuple[Floats, Bools]:
 
 @dataclass
 class Affine(ColumnStep):
-    """Continuous: x = (v - mean) / sd, log |dx/dv| = -log sd."""
+    """Continuous: x = (v - mean) / sd, log |dx/dv| = -log sd, as far out as `limit`; beyond, model space is logarithmic."""
 
     kind: ClassVar[str] = "affine"
     mean: float
     sd: float
     tied: bool = False
     """The values repeat or lie on a grid: a density compares models of this column, but is no probability."""
+    limit: float | None = None
+
+    @property
+    def warp(self) -> Warp:
+        return Warp(mean=self.mean, sd=self.sd, limit=self._reach)
+
+    @property
+    def _reach(self) -> float:
+        return math.inf if self.limit is None else self.limit
 
     @property
     def measure(self) -> str:
         return "Lebesgue"
 
     def prepare(self, values: Floats) -> tuple[Floats, Bools]:
-        return one_column((values - self.mean) / self.sd, ~np.isnan(values))
+        x = (values - self.mean) / self.sd
+        if (np.abs(x) > self._reach).any():
+            x = on_arrays(self.warp.forward, values)
+        return one_column(x, ~np.isnan(values))
 
     def decode(self, x: Floats) -> Floats:
+        if (np.abs(x[:, 0]) > self._reach).any():
+            return on_arrays(self.warp.inverse, x[:, 0])
         return x[:, 0] * self.sd + self.mean
 
     def log_det(self, values: Floats) -> Floats:
-        return np.where(np.isnan(values), 0.0, -math.log(self.sd))
+        missing = np.isnan(values)
+        if (np.abs(values - self.mean) > self._reach * self.sd).any():
+            return np.where(missing, 0.0, on_arrays(self.warp.log_slope, np.where(missing, self.mean, values)))
+        return np.where(missing, 0.0, -math.log(self.sd))
 
     def blocks(self, name: str) -> list[Block]:
         return [Block(name, "real", 0, 1, scale=(self.sd,), rounded=self.tied)]
 
 
 @dataclass
-class Quantile(ColumnStep):
-    """Continuous: x = Phi^-1(F(v)), F the empirical distribution, piecewise linear in x through (knots, heights).
+class Warped(ColumnStep):
+    """Continuous on a support of its own: x = warp(v), log |dx/dv| its slope. A value outside the support has the density next to
+    its end, times what is left to the unexpected."""
 
-    Beyond the knots the end slopes go on, so the map is one-to-one on the whole line.
+    kind: ClassVar[str] = "warped"
+    warp: Warp
+    rows: int = MANY
+    basis: tuple[str, str] = ("", "")
+    """What says that the support ends below, and above."""
+    closed: tuple[float | None, float | None] = (None, None)
+    """Ends that values reach: the support goes on a little, and what lies there becomes the end."""
+
+    @property
+    def measure(self) -> str:
+        return "Lebesgue"
+
+    def _settled(self, values: Floats) -> tuple[Floats, Floats]:
+        """Values inside the support, NaN where missing, and how far away each was, in the unit of the column."""
+        typical = self.unit
+        inner = 1e-9 * typical
+        inside = np.clip(values, _inner(self.warp.low, inner), _inner(self.warp.high, -inner))
+        outside = (values <= self.warp.low) | (values >= self.warp.high)
+        settled = np.where(outside, inside, values)
+        return settled, np.where(outside, np.abs(values - settled) / typical, 0.0)
+
+    @property
+    def unit(self) -> float:
+        """Data units per model unit in the middle of the column."""
+        middle = on_arrays(self.warp.inverse, np.zeros(1))
+        return float(np.exp(-on_arrays(self.warp.log_slope, middle))[0])
+
+    def prepare(self, values: Floats) -> tuple[Floats, Bools]:
+        return one_column(on_arrays(self.warp.forward, self._settled(values)[0]), ~np.isnan(values))
+
+    def decode(self, x: Floats) -> Floats:
+        values = on_arrays(self.warp.inverse, x[:, 0])
+        low, high = self.closed
+        return values if low is None and high is None else np.clip(values, low, high)
+
+    def log_det(self, values: Floats) -> Floats:
+        settled, away = self._settled(values)
+        slope = on_arrays(self.warp.log_slope, settled)
+        return np.where(np.isnan(values), 0.0, slope + np.where(away > 0, unexpected(self.rows, away), 0.0))
+
+    def blocks(self, name: str) -> list[Block]:
+        return [Block(name, "real", 0, 1, scale=(self.unit,))]
+
+
+def _inner(end: float, hair: float) -> float:
+    """An end moved inwards, by more than its own rounding."""
+    return end + (
+        math.copysign(max(abs(hair), 4 * np.finfo(float).eps * abs(end)), hair) if math.isfinite(end) else 0.0
+    )
+
+
+@dataclass
+class Quantile(ColumnStep):
+    """Continuous: x = Phi^-1(F(w)), w = warp(v), F the empirical distribution, piecewise linear in x through (knots, heights).
+
+    Beyond the knots the end slopes go on, so the map is one-to-one from the support of `inner` onto the whole line.
     """
 
     kind: ClassVar[str] = "quantile"
     knots: Floats
     heights: Floats
+    inner: Warped | None = None
 
     @classmethod
-    def fit(cls, values: Floats) -> Quantile:
+    def fit(cls, values: Floats, inner: Warped | None = None) -> Quantile:
         """Knots at up to 256 mid-quantiles of the values."""
+        if inner is not None:
+            values = inner.prepare(values)[0][:, 0]
         from statistics import NormalDist
 
         count = int(min(256, np.unique(values).size))
@@ -123,24 +209,33 @@ class Quantile(ColumnStep):
         knots = np.quantile(values, levels)
         keep = np.concatenate([[True], np.diff(knots) > 0])
         inverse = NormalDist().inv_cdf
-        return cls(knots[keep], np.array([inverse(p) for p in levels[keep]]))
+        return cls(knots[keep], np.array([inverse(p) for p in levels[keep]]), inner)
 
     @property
     def measure(self) -> str:
         return "Lebesgue"
 
     def prepare(self, values: Floats) -> tuple[Floats, Bools]:
-        piece, slope = self._piece(values)
-        return one_column(self.heights[piece] + (values - self.knots[piece]) * slope, ~np.isnan(values))
+        w = self._inside(values)
+        piece, slope = self._piece(w)
+        return one_column(self.heights[piece] + (w - self.knots[piece]) * slope, ~np.isnan(values))
+
+    def _inside(self, values: Floats) -> Floats:
+        """w of every value, NaN where missing."""
+        if self.inner is None:
+            return values
+        return np.where(np.isnan(values), np.nan, self.inner.prepare(values)[0][:, 0])
 
     def decode(self, x: Floats) -> Floats:
         z = x[:, 0]
         piece = np.clip(np.searchsorted(self.heights, z, side="right") - 1, 0, self.heights.size - 2)
         slope = (np.diff(self.knots) / np.diff(self.heights))[piece]
-        return self.knots[piece] + (z - self.heights[piece]) * slope
+        w = self.knots[piece] + (z - self.heights[piece]) * slope
+        return w if self.inner is None else self.inner.decode(w[:, None])
 
     def log_det(self, values: Floats) -> Floats:
-        return np.where(np.isnan(values), 0.0, np.log(self._piece(values)[1]))
+        own = np.where(np.isnan(values), 0.0, np.log(self._piece(self._inside(values))[1]))
+        return own if self.inner is None else own + self.inner.log_det(values)
 
     def _piece(self, values: Floats) -> tuple[NDArray[np.intp], Floats]:
         filled = np.where(np.isnan(values), self.knots[0], values)
@@ -149,78 +244,3 @@ class Quantile(ColumnStep):
 
     def blocks(self, name: str) -> list[Block]:
         return [Block(name, "real", 0, 1, scale=(1.0,))]
-
-
-@dataclass
-class Grid(ColumnStep):
-    """Gridded values v = low + k step, or the k-th of `values` when the levels are irregular.
-
-    mode "native": x = (k - mean) / sd is an integer block with spacing 1 / sd, counting measure. mode "dequantise":
-    x = (k + u - 1/2 - mean) / sd with u ~ U[0, 1), a real block; log P(v) >= E_u log p(x) - log sd (Theis et al. 2016,
-    section 3.1). mode "round": a real block, rounded back on decode, no likelihood.
-    """
-
-    kind: ClassVar[str] = "grid"
-    low: float
-    step: float
-    mean: float
-    sd: float
-    mode: Literal["native", "dequantise", "round"]
-    values: Floats | None = None
-    bounds: tuple[float | None, float | None] = (None, None)
-    """Smallest and largest k there can be: those seen (mode "round", irregular levels), or k of 0 for counts."""
-    decimals: int | None = None
-    """Digits after the point that the values have: 4.3 comes back as 4.3 and not as 4.300000000000001."""
-
-    @property
-    def measure(self) -> str:
-        return "counting"
-
-    @property
-    def dequantise_step(self) -> float:
-        return 1 / self.sd if self.mode == "dequantise" else 0.0
-
-    def _k(self, values: Floats) -> Floats:
-        if self.values is None:
-            return (values - self.low) / self.step
-        at = np.clip(np.searchsorted(self.values, values), 0, self.values.size - 1)
-        below = np.clip(at - 1, 0, None)
-        nearer = np.abs(self.values[below] - values) < np.abs(self.values[at] - values)
-        return np.asarray(np.where(nearer, below, at), dtype=np.float64)
-
-    def prepare(self, values: Floats) -> tuple[Floats, Bools]:
-        return one_column((self._k(values) - self.mean) / self.sd, ~np.isnan(values))
-
-    def decode(self, x: Floats) -> Floats:
-        k = np.round(x[:, 0] * self.sd + self.mean)
-        k = np.clip(k, -np.inf if self.bounds[0] is None else self.bounds[0], self.bounds[1])
-        if self.values is not None:
-            return np.asarray(self.values[k.astype(np.int64)])
-        values = self.low + k * self.step
-        return values if self.decimals is None else np.round(values, self.decimals)
-
-    def expected(self, x: Floats) -> Floats:
-        if self.values is not None:
-            return self.decode(x)
-        k = x[:, 0] * self.sd + self.mean
-        return self.low + self.step * np.clip(k, -np.inf if self.bounds[0] is None else self.bounds[0], self.bounds[1])
-
-    def log_det(self, values: Floats) -> Floats:
-        cells = np.full(values.shape[0], -math.log(self.sd) if self.mode == "dequantise" else 0.0)
-        if self.values is None:
-            k = self._k(values)
-            off = np.abs(k - np.round(k)) > 1e-3
-            if self.bounds[0] is not None:
-                off |= k < self.bounds[0] - 0.5
-        else:
-            nearest = self.values[np.nan_to_num(self._k(values)).astype(np.int64)]
-            off = np.abs(nearest - values) > 1e-6 * max(1.0, float(np.abs(self.values).max()))
-        cells[off] = -np.inf  # off the grid a counting measure gives probability 0
-        cells[np.isnan(values)] = 0.0
-        return cells
-
-    def blocks(self, name: str) -> list[Block]:
-        if self.mode == "native":
-            low, high = (None if bound is None else (bound - self.mean) / self.sd for bound in self.bounds)
-            return [Block(name, "integer", 0, 1, step=(1 / self.sd,), low=low, high=high)]
-        return [Block(name, "real", 0, 1, scale=(self.sd * self.step,), rounded=self.mode == "round")]

@@ -48,7 +48,9 @@ class TableCodec(Codec):
     def fit(cls, schema: Schema, wants: Wants, sample: Table, condition: ConditionCodec | None) -> TableCodec:
         fields = list(schema.data_fields)
         values = {field.name: to_float(field, sample.columns[field.name]) for field in fields}
-        columns, holes = Columns.fit(schema, replace(wants, symbols=False), fields, values)
+        columns, holes = Columns.fit(
+            schema, replace(wants, symbols=False, supports=wants.numbers is not None), fields, values
+        )
         return cls(
             schema,
             columns,
@@ -82,8 +84,8 @@ class TableCodec(Codec):
     def noise(self, x: Tensor, noise: Noise) -> Tensor:
         return self.columns.dequantise(x, noise.uniform(self.noise_width)) if self.noise_width else x
 
-    def batch_log_det(self, x: Tensor) -> Tensor | None:
-        return None
+    def batch_log_det(self, x: Tensor, observed: Tensor | None = None) -> Tensor | None:
+        return self.columns.noise_log_det(x, observed)
 
     def decode(self, x: Tensor, *, means: bool = False) -> Table:
         fields = list(self.schema.data_fields)

@@ -37,6 +37,7 @@ def load_data(
     *,
     roles: Mapping[Any, str] | None = None,
     kinds: Mapping[Any, str] | None = None,
+    columns: Mapping[Any, Any] | str | None = None,
     split: str | None = "random",
     fractions: Sequence[float] = (0.8, 0.2),
     group: str | None = None,
@@ -60,7 +61,7 @@ def load_data(
             string with a line break, or longer than a path may be, is a text itself.
         y: labels or numbers, one per row, or the name of a column or npz entry; False leaves out the labels that the
             source came with.
-        roles, kinds: per column, see `infer`. A column named by `group` or `time` gets that role.
+        roles, kinds: per column, see `infer`. columns: where values can lie, see `Dataset.supporting`. A column named by `group` or `time` gets that role.
         split: random, group or time; None for no parts. A set that comes with parts keeps them unless group or time
             is asked for; columns of role group or time are used when there are any.
         fractions: (train, test) or (train, valid, test). seed: of the split and of `max_rows`.
@@ -103,6 +104,8 @@ def load_data(
         data = _dataset(loaded, asked)
     else:
         data, time = _long(loaded, asked, sequences, time), None  # time sorts the steps; it splits nothing
+    if columns is not None:
+        data = data.supporting(columns)
     data = _sampled(data.without_y() if y is False else data, loaded.splits, max_rows, seed)
     data = _parted(data, split, fractions, group, time, seed)
     if (isinstance(source, Path) or _names_source(source)) and (y is None or isinstance(y, str | bool)):
@@ -110,6 +113,7 @@ def load_data(
             "y": y,
             "roles": roles,
             "kinds": kinds,
+            "columns": columns,
             "split": split,
             "fractions": fractions,
             "group": group,

@@ -30,6 +30,7 @@ from reverie.learning.run import Run
 from reverie.nn import specs
 from reverie.nn.specs import MLP, ConvNet, Network
 from reverie.probability import likelihoods as lik
+from reverie.probability.cells import cell_edges
 from reverie.rng import Noise
 
 
@@ -185,6 +186,8 @@ class VAENetwork(nn.Module):
             match block.kind:
                 case "real":
                     parts.append(lik.normal(cells, own))
+                case "integer" if block.warp is not None:
+                    parts.append(lik.logistic_mass(*cell_edges(cells, block), own))
                 case "integer":
                     step = self._steps[block.start : block.stop]
                     parts.append(lik.discretised_logistic(cells, own, step, block.low, block.high))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -52,10 +50,7 @@ def column_set(
 def _part(kind: str, blocks: list[Block], size: int, floor: Tensor, smoothing: float, prior: float) -> Components:
     width = sum(block.width for block in blocks)
     if kind == "integer":
-        step = torch.tensor([step for block in blocks for step in block.step], dtype=torch.float64)
-        low = [-math.inf if block.low is None else block.low for block in blocks for _ in range(block.width)]
-        high = [math.inf if block.high is None else block.high for block in blocks for _ in range(block.width)]
-        return GridGaussian(size, step, torch.tensor(low), torch.tensor(high), floor, prior=prior)
+        return GridGaussian(size, [block for block in blocks for _ in range(block.width)], floor, prior=prior)
     if kind == "count":
         return Poisson(size, width, smoothing=smoothing)
     if kind == "binary":

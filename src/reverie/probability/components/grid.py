@@ -10,6 +10,8 @@ import math
 import torch
 from torch import Tensor
 
+from reverie.data.space import Block
+from reverie.probability.cells import cell_edges
 from reverie.probability.exponential_family import Sums
 from reverie.probability.gaussians.gaussian import DiagonalGaussian
 from reverie.rng import Noise
@@ -19,20 +21,18 @@ _FEW_LEVELS = 1024
 
 
 class GridGaussian(DiagonalGaussian):
-    """Columns that hold grid points `step` apart; at `low` (or `high`) the cell takes the tail beyond, so that the
-    probabilities of the grid points sum to 1."""
+    """Columns that hold the grid points of `blocks`, one integer block for each; at the ends of a block the cells take the
+    tails, so that the probabilities of its grid points sum to 1."""
 
-    step: Tensor
     low: Tensor
     high: Tensor
 
-    def __init__(
-        self, size: int, step: Tensor, low: Tensor, high: Tensor, floor: Tensor, *, prior: float = 0.0
-    ) -> None:
-        super().__init__(size, len(step), floor, prior=prior)
-        self.register_buffer("step", step.double(), persistent=False)
-        self.register_buffer("low", low.double(), persistent=False)
-        self.register_buffer("high", high.double(), persistent=False)
+    def __init__(self, size: int, blocks: list[Block], floor: Tensor, *, prior: float = 0.0) -> None:
+        super().__init__(size, len(blocks), floor, prior=prior)
+        self.blocks = blocks
+        ends = [(-math.inf if b.low is None else b.low, math.inf if b.high is None else b.high) for b in blocks]
+        self.register_buffer("low", torch.tensor([low for low, _ in ends], dtype=torch.float64), persistent=False)
+        self.register_buffer("high", torch.tensor([high for _, high in ends], dtype=torch.float64), persistent=False)
 
     def complete(self, holes: bool) -> bool:
         return False  # masses of cells are not linear in any few features
@@ -61,12 +61,12 @@ class GridGaussian(DiagonalGaussian):
         special functions are computed once per value."""
         seen = torch.arange(len(x), device=x.device) if observed is None else torch.nonzero(observed[:, j])[:, 0]
         values = x[seen, j].double()
-        if len(values):
-            lowest = values.min()
-            places = ((values - lowest) / self.step[j]).round_().long()
+        if len(values) and self.blocks[j].warp is None:
+            step, lowest = self.blocks[j].step[0], values.min()
+            places = ((values - lowest) / step).round_().clamp_max_(2.0**40).long()
             count = int(places.max()) + 1
             if count <= _FEW_LEVELS:  # counting is quicker than sorting, where no great gaps are counted too
-                levels = lowest + self.step[j] * torch.arange(count, device=x.device)
+                levels = lowest + step * torch.arange(count, device=x.device)
                 return seen, levels, places
         levels, which = torch.unique(values, return_inverse=True)
         return seen, levels, which
@@ -74,10 +74,7 @@ class GridGaussian(DiagonalGaussian):
     def _moments(self, levels: Tensor, j: int) -> tuple[Tensor, Tensor, Tensor]:
         """log P(x | k), E[z - mean | x, k] and E[(z - mean)^2 | x, k], each (L, K)."""
         sd = self.variance[:, j].sqrt()
-        half = 0.5 * self.step[j]
-        lower, upper = levels - half, levels + half
-        lower = torch.where(levels < self.low[j] + half, -torch.inf, lower)
-        upper = torch.where(levels > self.high[j] - half, torch.inf, upper)
+        lower, upper = cell_edges(levels, self.blocks[j])
         a, b = (lower[:, None] - self.mean[:, j]) / sd, (upper[:, None] - self.mean[:, j]) / sd
         log_mass = _log_mass(a, b)
         at_a, at_b = torch.exp(_log_normal(a) - log_mass), torch.exp(_log_normal(b) - log_mass)
