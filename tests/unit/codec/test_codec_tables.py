@@ -188,11 +188,6 @@ def test_dequantisation_is_uniform_inside_the_cell():
         (np.array([1.0, np.nan, 2.0]), {"missing": "refuse"}, "missing cells.*Drop or fill.*imputes: gmm"),
         (np.array([0, 1, 2]), {"discrete": "binary"}, "other than 0 and 1"),
         (np.full(5, 2.0), {"mixed": False}, r"is constant \(2\).*role ignore"),
-        (
-            np.where(np.arange(300) < 200, 0.0, RNG.normal(size=300)),
-            {"mixed": False},
-            "repeats the value 0 and is otherwise",
-        ),
         (np.array([True, False]), {"kinds": frozenset({"number"})}, "cannot learn from 'x' .boolean.: it takes number"),
     ],
 )

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from reverie.data.codec.fitting import fit_step, hole_text
-from reverie.data.codec.grids import Grid, WarpedGrid
+from reverie.data.codec.grids import Grid
 from reverie.data.codec.levels import Bit
 from reverie.data.codec.maps import others
 from reverie.data.codec.nested import Flagged, step_from_json
@@ -53,12 +53,14 @@ class Columns:
         self._runs = _runs(entries)
         inside = {column for run in self._runs for column in range(run.columns.start, run.columns.stop)}
         self._singles = [entry for entry in entries if entry[0] not in inside]
-        noisy = [entry for entry in zip(self._starts, (step for *_, step in steps), strict=True) if _is_noisy(entry[1])]
+        noisy = [
+            entry
+            for entry in zip(self._starts, (step for *_, step in steps), strict=True)
+            if entry[1].own_noise or entry[1].dequantise_step
+        ]
         self.noisy = torch.tensor([start for start, _ in noisy], dtype=torch.long)
         self.noise_steps = torch.tensor([step.dequantise_step for _, step in noisy], dtype=torch.float64)
-        self._warped = [
-            (start, number, step) for number, (start, step) in enumerate(noisy) if isinstance(step, WarpedGrid)
-        ]
+        self._noised = [(start, number, step) for number, (start, step) in enumerate(noisy) if step.own_noise]
 
     @classmethod
     def fit(
@@ -122,16 +124,16 @@ class Columns:
         """x (n, width) with uniform noise inside the cells of the noisy columns, from u (n, noisy columns) in [0, 1)."""
         steps, noisy = self.noise_steps.to(x.device, x.dtype), self.noisy.to(x.device)
         out = x.index_add(1, noisy, (u.to(x.device, x.dtype) - 0.5) * steps)
-        for start, number, step in self._warped:
+        for start, number, step in self._noised:
             out[:, start] = step.noised(x[:, start], u[:, number].to(x.device))
         return out
 
     def noise_log_det(self, x: Tensor, observed: Tensor | None) -> Tensor | None:
         """(n,) what the log-determinant of noised rows x (n, width) adds where it depends on the noise; None for nothing."""
-        if not self._warped:
+        if not self._noised:
             return None
         total = torch.zeros(len(x), dtype=torch.float64)
-        for start, _, step in self._warped:
+        for start, _, step in self._noised:
             own = step.noise_log_det(x[:, start]).cpu()
             total += own if observed is None else torch.where(observed[:, start].cpu(), own, 0.0)
         return total
@@ -255,10 +257,6 @@ def _each(field: Field, values: Floats) -> Iterator[tuple[int | None, Floats]]:
     for first in range(0, values.shape[1], _TURNED):
         for offset, column in enumerate(np.ascontiguousarray(values[:, first : first + _TURNED].T)):
             yield first + offset, column
-
-
-def _is_noisy(step: ColumnStep) -> bool:
-    return step.dequantise_step > 0 or (isinstance(step, WarpedGrid) and step.mode == "dequantise")
 
 
 def to_float(field: Field, values: NDArray[Any]) -> NDArray[np.float64]:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from reverie.data.codec.grids import Grid, Mode, WarpedGrid
 from reverie.data.codec.levels import Bit, Constant, Count, Levels, OneHot, Symbol
 from reverie.data.codec.maps import others
-from reverie.data.codec.nested import Atoms
+from reverie.data.codec.nested import Atoms, Lifted
 from reverie.data.codec.profiles import Profile, decimals, profile, spikes
 from reverie.data.codec.steps import Affine, ColumnStep, Floats, Quantile, Warped
 from reverie.data.codec.supports import Support, choose_warp, find_support
@@ -65,12 +65,7 @@ def fit_step(schema: Schema, field: Field, label: str, values: NDArray[np.float6
     if found.kind == "atoms":
         atoms = np.array(found.values)
         rest = _continuous(field, label, values[~np.isin(values, atoms)], wants)
-        if not wants.mixed:
-            raise UnsupportedData(
-                f"column {label!r} repeats the value {atoms[0]:g} and is otherwise continuous: {wants.family} has no "
-                f"density for that. Families that can: {others(schema, wants, 'category')}"
-            )
-        return Atoms(atoms, rest)
+        return Atoms(atoms, rest) if wants.mixed else Lifted.fit(values, atoms, rest)
     if wants.levels:
         distinct = np.unique(values)
         if distinct.size <= min(wants.levels, values.size // _ROWS_PER_LEVEL):

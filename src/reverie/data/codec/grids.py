@@ -122,6 +122,10 @@ class WarpedGrid(ColumnStep):
     def measure(self) -> str:
         return "counting"
 
+    @property
+    def own_noise(self) -> bool:
+        return self.mode == "dequantise"
+
     def _point(self, values: Floats) -> tuple[Floats, Bools, Floats]:
         """The nearest grid point inside the support, whether the value is another, and how many steps beyond an end it lies."""
         k = (values - self.low) / self.step
@@ -156,13 +160,13 @@ class WarpedGrid(ColumnStep):
         return np.where(missing | ~off, 0.0, unexpected(self.rows, beyond))
 
     def noised(self, x: Tensor, u: Tensor) -> Tensor:
-        """Model columns (n,) of grid points, moved anywhere into their cells by u (n,) in [0, 1)."""
+        """Anywhere into the cells of grid points."""
         v = self.warp.inverse(x.double())
         v = self.low + torch.round((v - self.low) / self.step) * self.step
         return self.warp.forward(v + (u.double() - 0.5) * self.step).to(x.dtype)
 
     def noise_log_det(self, x: Tensor) -> Tensor:
-        """log |dx/dv| + log step of noised columns (n,), float64."""
+        """log |dx/dv| + log step."""
         return self.warp.log_slope(self.warp.inverse(x.double())) + math.log(self.step)
 
     def blocks(self, name: str) -> list[Block]:

@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from reverie.data.codec.grids import Grid, WarpedGrid
 from reverie.data.codec.levels import Bit, Constant, Count, Levels, OneHot, Symbol
-from reverie.data.codec.steps import Affine, Bools, ColumnStep, Floats, Quantile, Warped
+from reverie.data.codec.steps import Affine, Bools, ColumnStep, Floats, Quantile, Warped, one_column
 from reverie.data.space import Block
 from reverie.data.warps import Warp
 
@@ -56,6 +58,92 @@ class Atoms(ColumnStep):
 
     def blocks(self, name: str) -> list[Block]:
         return [Block(name, "category", 0, self.atoms.size + 1), *self.rest.blocks(name)]
+
+
+@dataclass
+class Lifted(ColumnStep):
+    """Atoms and other values in one real column: there, atom i is an interval of `widths[i]` model units between the values
+    below it and those above it, and noise puts it anywhere inside.
+
+    log p(v) = log p(x) + log |dx/dv| of other values; log P(atom) >= E_u log p(x) + log width. `rest` maps the other values.
+    """
+
+    kind: ClassVar[str] = "lifted"
+    atoms: Floats
+    places: Floats
+    """Where among the other values, mapped by `rest`, each atom's interval is put in; ascending."""
+    widths: Floats
+    rest: ColumnStep
+    mean: float = 0.0
+    sd: float = 1.0
+
+    @classmethod
+    def fit(cls, values: Floats, atoms: Floats, rest: ColumnStep) -> Lifted:
+        """Intervals in which an atom is as dense as the middle of a normal; atoms beyond all other values lie next to them."""
+        shares = np.array([(values == atom).mean() for atom in atoms])
+        others = rest.prepare(values[~np.isin(values, atoms)])[0][:, 0]
+        low, high = float(others.min()), float(others.max())
+        margin = 0.1 * float(others.std())
+        places = np.clip(rest.prepare(atoms)[0][:, 0], low - margin, high + margin)
+        plain = cls(atoms, places, shares * 2.5, rest)
+        x = plain.prepare(values)[0][:, 0]
+        return cls(atoms, places, plain.widths, rest, float(x.mean()), float(x.std()))
+
+    @property
+    def own_noise(self) -> bool:
+        return True
+
+    @property
+    def measure(self) -> str:
+        return "atoms + Lebesgue"
+
+    @property
+    def _lifts(self) -> Floats:
+        """How far everything is moved up that has so many atoms below it."""
+        return np.concatenate([[0.0], np.cumsum(self.widths)])
+
+    def _atom(self, values: Floats) -> tuple[NDArray[np.intp], Bools]:
+        """The atom next to every value, and whether it is that value."""
+        which = np.minimum(np.searchsorted(self.atoms, values), self.atoms.size - 1)
+        return which, self.atoms[which] == values
+
+    def prepare(self, values: Floats) -> tuple[Floats, Bools]:
+        missing = np.isnan(values)
+        filled = np.where(missing, self.atoms[0], values)
+        which, same = self._atom(filled)
+        mapped = self.rest.prepare(filled)[0][:, 0]
+        other = mapped + self._lifts[np.searchsorted(self.places, mapped)]
+        z = np.where(same, self.places[which] + self._lifts[which] + self.widths[which] / 2, other)
+        return one_column((z - self.mean) / self.sd, ~missing)
+
+    def decode(self, x: Floats) -> Floats:
+        z = x[:, 0] * self.sd + self.mean
+        begin = self.places + self._lifts[:-1]
+        below = np.searchsorted(begin, z)
+        which = np.maximum(below - 1, 0)
+        inside = (below > 0) & (z <= begin[which] + self.widths[which])
+        return np.where(inside, self.atoms[which], self.rest.decode((z - self._lifts[below])[:, None]))
+
+    def log_det(self, values: Floats) -> Floats:
+        missing = np.isnan(values)
+        filled = np.where(missing, self.atoms[0], values)
+        which, same = self._atom(filled)
+        own = np.where(same, np.log(self.widths[which]), self.rest.log_det(filled))
+        return np.where(missing, 0.0, own - np.log(self.sd))
+
+    def noised(self, x: Tensor, u: Tensor) -> Tensor:
+        """Anywhere into the intervals of atoms; other values stay."""
+        begin = torch.from_numpy(self.places + self._lifts[:-1]).to(x.device)
+        end = begin + torch.from_numpy(self.widths).to(x.device)
+        z = x.double() * self.sd + self.mean
+        which = (torch.searchsorted(begin, z.contiguous()) - 1).clamp_min(0)
+        inside = (z >= begin[which]) & (z <= end[which])
+        drawn = begin[which] + u.double() * (end - begin)[which]
+        return torch.where(inside, ((drawn - self.mean) / self.sd).to(x.dtype), x)
+
+    def blocks(self, name: str) -> list[Block]:
+        unit = self.rest.blocks(name)[0].scale[0]
+        return [Block(name, "real", 0, 1, scale=(unit * self.sd,))]
 
 
 @dataclass
@@ -121,6 +209,9 @@ def step_from_json(data: dict[str, Any]) -> ColumnStep:
             return Bit(**rest)
         case "atoms":
             return Atoms(np.array(rest["atoms"]), step_from_json(rest["rest"]))
+        case "lifted":
+            arrays: dict[str, Any] = {name: np.array(rest.pop(name)) for name in ("atoms", "places", "widths")}
+            return Lifted(rest=step_from_json(rest.pop("rest")), **arrays, **rest)
         case "constant":
             return Constant(**rest)
         case "flagged":
@@ -131,5 +222,5 @@ def step_from_json(data: dict[str, Any]) -> ColumnStep:
 def _with_warp(data: dict[str, Any]) -> dict[str, Any]:
     """The entries of a step with a map of its own."""
     rest = {key: value for key, value in data.items() if key != "kind"}
-    pairs = {key: tuple(rest[key]) for key in ("basis", "closed") if key in rest}
+    pairs: dict[str, Any] = {key: tuple(rest[key]) for key in ("basis", "closed") if key in rest}
     return {**rest, "warp": Warp.from_json(rest["warp"]), **pairs}

@@ -12,6 +12,7 @@ from reverie.data.codec.steps import Floats
 
 _TIED = 0.05
 """A column with a larger share of repeated values has ties, on which a density would reach unbounded likelihood."""
+_FRESH = 0.05
 _ATOM_SHARE, _MOST_ATOMS, _MOST_STEPS = 0.02, 32, 2**22
 _SPIKE_SHARE, _MOST_SPIKES, _FEW_LEVELS = 0.2, 4, 20
 
@@ -40,9 +41,12 @@ def profile(values: Floats, *, integer: bool = False) -> Profile:
     if step is not None:
         return Profile("grid", float(unique[0]), step)
     atoms = unique[counts >= max(5, math.ceil(_ATOM_SHARE * values.size))]
-    rest = values[~np.isin(values, atoms)]
-    if 0 < atoms.size <= _MOST_ATOMS and rest.size and 1 - np.unique(rest).size / rest.size <= _TIED:
-        return Profile("atoms", values=tuple(float(v) for v in atoms))
+    atoms = atoms if atoms.size <= _MOST_ATOMS else atoms[:0]
+    other = counts[~np.isin(unique, atoms)]
+    # The share of later values that training never had is about that of values it had once (Good 1953): where it is large, a
+    # list of the values seen describes nothing, however often some repeat.
+    if other.size and (other == 1).sum() > _FRESH * other.sum():
+        return Profile("atoms", values=tuple(float(v) for v in atoms)) if atoms.size else Profile("continuous")
     return Profile("levels", values=tuple(float(v) for v in unique))
 
 

@@ -12,7 +12,9 @@ from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from reverie.data.space import Block
 from reverie.data.warps import Warp, on_arrays
@@ -37,6 +39,19 @@ class ColumnStep(ABC):
     def dequantise_step(self) -> float:
         """Width of the uniform noise in model units; 0 for none."""
         return 0.0
+
+    @property
+    def own_noise(self) -> bool:
+        """Whether its noise is not of one width: then `noised` moves its columns."""
+        return False
+
+    def noised(self, x: Tensor, u: Tensor) -> Tensor:
+        """Prepared model columns (n,) moved by u (n,) in [0, 1), where the noise is its own."""
+        raise NotImplementedError
+
+    def noise_log_det(self, x: Tensor) -> Tensor:
+        """(n,) what the log-determinant of noised columns adds where it depends on the noise, float64."""
+        return torch.zeros(len(x), dtype=torch.float64, device=x.device)
 
     @property
     @abstractmethod
