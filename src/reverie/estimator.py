@@ -6,7 +6,7 @@ import math
 import platform
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self, final
 
@@ -78,6 +78,7 @@ class Estimator(ABC):
         seed: int = 0,
         resume: str | Path | None = None,
         columns: Mapping[Any, Any] | str | None = None,
+        rules: Sequence[str] | str | None = "auto",
         **overrides: Any,
     ) -> Model:
         """Learn from X and return a `Model`; nothing given is changed.
@@ -86,7 +87,7 @@ class Estimator(ABC):
         the name of a column. training: a `Training`, whose fields may also be given here by name
         (`fit(X, epochs=10)`). start: a Model whose weights and codec to go on from. resume: a run folder to continue
         exactly. columns: where the values of numeric columns can lie, for those whose values do not show it
-        (`Dataset.supporting`). Raises `UnsupportedData`, `DataError`, `InvalidOption`, `RunConflict`, `Diverged`, `Interrupted`.
+        (`Dataset.supporting`). rules: what rows keep (`Dataset.keeping`); by default what the training rows show. Raises `UnsupportedData`, `DataError`, `InvalidOption`, `RunConflict`, `Diverged`, `Interrupted`.
         """
         training = self._training(training, overrides)
         data = as_dataset(X, y) if not isinstance(start, Model) else as_dataset_like(start.schema, X, y)
@@ -94,6 +95,10 @@ class Estimator(ABC):
             if isinstance(start, Model):
                 raise InvalidOption("columns: a start keeps the supports it was trained with; leave columns out")
             data = data.supporting(columns)
+        if rules != "auto":
+            if isinstance(start, Model):
+                raise InvalidOption("rules: a start keeps the rules it was trained with; leave rules out")
+            data = data.keeping(rules)
         job = Job(self, data, training, start, check_seed(seed), None if resume is None else Path(resume))
         if training.devices > 1 and not in_worker():
             return _fit_in_processes(job)

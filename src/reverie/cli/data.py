@@ -21,6 +21,8 @@ _HELP: dict[str, str] = {
     "y": "Column to condition on, or none to leave out the labels that the data came with.",
     "roles": "Roles of columns: data, condition, target, weight, group, time, id or ignore.",
     "kinds": "Kinds of columns: number, integer, category, boolean, datetime, image, sequence or text.",
+    "columns": "Where numbers can lie: real, positive, non-negative, negative, heavy-tailed, or LOW:HIGH.",
+    "rules": 'What rows keep: auto, none, rules such as "start <= end" or "total = net + tax", "not ..." for one less.',
     "split": "How rows are split into parts: random, group, time or none.",
     "fractions": "Shares of train and test, or of train, valid and test.",
     "group": "Column whose groups stay whole in one part.",
@@ -39,6 +41,8 @@ _HINTS: dict[str, Any] = {
     "y": str | None,
     "roles": Pairs,
     "kinds": Pairs,
+    "columns": Pairs,
+    "rules": Pairs,
     "fractions": tuple[float, ...],
     "missing": Pairs,
 }
@@ -46,6 +50,8 @@ _NAMES = {"seed": "split-seed"}
 _METAVARS = {
     "roles": "COLUMN=ROLE ...",
     "kinds": "COLUMN=KIND ...",
+    "columns": "COLUMN=SUPPORT ...",
+    "rules": "RULE ...",
     "y": "COLUMN",
     "group": "COLUMN",
     "time": "COLUMN",
@@ -62,11 +68,13 @@ def data_flags() -> list[Flag]:
             continue
         hint = _HINTS.get(name, hints[name])
         hint = str | None if hint == str | Path | None else hint
-        pairs = parameter.default is None and hint == Pairs
+        default = parameter.default
+        if hint == Pairs:
+            default = () if default is None else (default,) if isinstance(default, str) else default
         flag = Flag(
             _NAMES.get(name, name.replace("_", "-")),
             hint,
-            () if pairs else parameter.default,
+            default,
             _HELP[name],
             GROUP,
             aliases=("--target",) if name == "y" else (),
@@ -93,9 +101,13 @@ def data_arguments(parsed: Parsed, flags: list[Flag]) -> dict[str, Any]:
     out = parsed.typed(flags)
     if "split_seed" in out:
         out["seed"] = out.pop("split_seed")
-    for name in ("roles", "kinds"):
+    for name in ("roles", "kinds", "columns"):
         if name in out:
             out[name] = _pairs(name, out[name])
+    if "columns" in out:
+        out["columns"] = {column: _support(wish) for column, wish in out["columns"].items()}
+    if out.get("rules") == ("none",):
+        out["rules"] = None
     for name in ("y", "split"):
         if out.get(name) == "none":
             out[name] = False if name == "y" else None
@@ -110,6 +122,17 @@ def _pairs(flag: str, words: tuple[str, ...]) -> dict[str, str]:
             raise InvalidOption(f"--{flag}: expected column={flag[:-1]}, got {word!r}")
         out[column] = value
     return out
+
+
+def _support(wish: str) -> Any:
+    """A word as it is, LOW:HIGH as two numbers, of which one may be left out."""
+    if ":" not in wish:
+        return wish
+    try:
+        low, high = (float(end) if end else None for end in wish.split(":"))
+    except ValueError:
+        raise InvalidOption(f"--columns: expected LOW:HIGH, got {wish!r}") from None
+    return (low, high)
 
 
 def read(source: str, arguments: Mapping[str, Any]) -> Dataset:

@@ -89,6 +89,18 @@ class Dataset:
         out.schema, out._hash = with_wishes(self.schema, columns), None
         return out
 
+    def keeping(self, rules: Sequence[str] | str | None) -> Dataset:
+        """The same rows, with what is known of the rules they keep: texts such as "start <= end", "total = net + tax", "price =
+        count * unit", "country by city"; "auto" for those that training rows show (as without this), "not ..." for one of them
+        that is not wanted; None for no rules at all. Raises `InvalidOption`."""
+        asked = () if rules is None else (rules,) if isinstance(rules, str) else tuple(rules)
+        wrong = [rule for rule in asked if not isinstance(rule, str)]
+        if wrong:
+            raise InvalidOption(f"rules: expected texts, got {wrong[0]!r}")
+        out = copy.copy(self)
+        out.schema, out._hash = dataclasses.replace(self.schema, rules=asked), None
+        return out
+
     @property
     def in_memory(self) -> bool:
         """False when rows are read from disk each time they are taken."""
@@ -314,7 +326,7 @@ class Dataset:
             for field in self.schema.fields
             if field not in conditions or (inside and field.form is None)
         ]
-        schema = Schema(tuple(fields), self.schema.container)
+        schema = dataclasses.replace(self.schema, fields=tuple(fields))
         return Dataset(
             schema,
             self.source,

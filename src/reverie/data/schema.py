@@ -156,6 +156,8 @@ class Schema:
 
     fields: tuple[Field, ...]
     container: str = "dataframe"
+    rules: tuple[str, ...] = ("auto",)
+    """What rows are to keep: "auto" for what the training rows show, rules as text, "not ..." for one that is not wanted."""
 
     def __post_init__(self) -> None:
         if self.container not in CONTAINERS:
@@ -243,7 +245,8 @@ class Schema:
                 _check_same_field(field, another)
 
     def to_json(self) -> dict[str, Any]:
-        return {"container": self.container, "fields": [field.to_json() for field in self.fields]}
+        plain = {"container": self.container, "fields": [field.to_json() for field in self.fields]}
+        return plain if self.rules == ("auto",) else {**plain, "rules": list(self.rules)}
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Schema:
@@ -251,7 +254,7 @@ class Schema:
         if not isinstance(data, Mapping) or "fields" not in data:
             raise DataError("not a schema: an object with 'container' and 'fields' is expected")
         fields = tuple(Field.from_json(item) for item in data["fields"])
-        return Schema(fields, str(data.get("container", "dataframe")))
+        return Schema(fields, str(data.get("container", "dataframe")), tuple(data.get("rules", ("auto",))))
 
     def __repr__(self) -> str:
         inside = ", ".join(

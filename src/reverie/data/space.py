@@ -111,7 +111,9 @@ class Block:
     warp: Warp | None = None
     """Of an integer block: its grid is even in the data and comes through this map; None where it is even in model units."""
     spacing: float = 0.0
-    """Data units between its grid points, with `warp`."""
+    """Data units between its grid points, with `warp` ..."""
+    origin: float = 0.0
+    """... and one of them."""
 
     @property
     def stop(self) -> int:

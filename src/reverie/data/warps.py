@@ -71,10 +71,10 @@ class Warp:
             v = v.clamp_max(math.nextafter(self.high, -math.inf) if self.high else -1e-300)
         return v
 
-    def edges(self, x: Tensor, width: float) -> tuple[Tensor, Tensor]:
-        """Where in model units the cells of `width` data units around grid points x begin and end; the cells at an end of
-        the support are open."""
-        v = self.inverse(x)
+    def edges(self, x: Tensor, width: float, origin: float) -> tuple[Tensor, Tensor]:
+        """Where in model units the cells of `width` data units around grid points x, one of which is `origin` in the data,
+        begin and end; the cells at an end of the support are open."""
+        v = origin + torch.round((self.inverse(x) - origin) / width) * width  # x may have been rounded
         lower, upper = v - width / 2, v + width / 2
         slack = 1e-6 * width
         return (

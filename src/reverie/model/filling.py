@@ -54,7 +54,8 @@ def completions(
             noises = [model.noise(seed, stream_name, len(prepared), start) for stream_name in names]
             with torch.inference_mode():
                 x = completed(model, x, observed, condition, noises, mean=draw is None)
-        out.append(model.schema.fill(raw, model.codec.decode(x, means=draw is None)))
+        made = model.codec.decode(x, means=draw is None)
+        out.append(model.schema.fill(raw, model.codec.reconcile(raw, made)))
     return Table.concat(out)
 
 

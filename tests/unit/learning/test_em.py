@@ -39,9 +39,7 @@ class Scripted(nn.Module):
 
 def run(useful: int, most: int = 200) -> Scripted:
     network = Scripted(useful)
-    learner = ExpectationMaximisation(
-        network, Run(seed=0, device=torch.device("cpu")), tol=1e-3, fresh=False, memory=0.0
-    )
+    learner = ExpectationMaximisation(network, Run(seed=0, device=torch.device("cpu")), tol=1e-3, fresh=False)
     batch = Batch(x=torch.zeros(1, 1), rows=1)
     for _ in range(most):
         learner.step(batch)

@@ -40,7 +40,7 @@ class CompoundCondition(ConditionCodec):
     @classmethod
     def fit(cls, of: str, schema: Schema, sample: Table, dtype: Literal["float32", "float64"]) -> CompoundCondition:
         """From the condition columns of training rows, for a family of that float type."""
-        own = Schema(tuple(_as_data(field) for field in schema.conditions))
+        own = Schema(tuple(_as_data(field) for field in schema.conditions), rules=())
         table = sample.select(own.names)
         wants = Wants(
             family="y",
@@ -81,7 +81,7 @@ class CompoundCondition(ConditionCodec):
 
     @classmethod
     def from_json(cls, schema: Schema, data: dict[str, Any]) -> CompoundCondition:
-        own = Schema(tuple(_as_data(field) for field in schema.conditions))
+        own = Schema(tuple(_as_data(field) for field in schema.conditions), rules=())
         inner = _CODECS[data["kind"]].from_json(own, data["codec"], None)
         return cls(data["kind"], inner, Table({name: column_from_json(item) for name, item in data["pool"].items()}))
 

@@ -108,8 +108,10 @@ def _continuous(
     support = Support() if tied else _support(field, label, values, wants)
     heavy = field.support == "heavy-tailed"
     warp = choose_warp(values, support, heavy=heavy, plain=tied or (_plain(field, wants) and not support.bounded))
+    grain = _grain(values) if field.kind == "datetime" else None
     curved = warp.kind != "identity"
-    warped = Warped(warp, values.size, (support.low_basis, support.high_basis), support.closed) if curved else None
+    basis = (support.low_basis, support.high_basis)
+    warped = Warped(warp, values.size, basis, support.closed, grain) if curved else None
     if wants.numbers == "quantile":
         step = Quantile.fit(values, warped)
         if step.knots.size > 2:  # else the values are too tied to have quantiles
@@ -118,7 +120,13 @@ def _continuous(
         return warped
     if wants.numbers == "centre":
         return Affine(float(values.mean()), 1.0, tied, max(warp.limit * warp.sd, 1e3))
-    return Affine(warp.mean, warp.sd, tied, warp.limit)
+    return Affine(warp.mean, warp.sd, tied, warp.limit, grain)
+
+
+def _grain(seconds: Floats) -> float | None:
+    """The longest of a day, an hour, a minute and a second of which all dates are multiples."""
+    lengths = (86_400.0, 3_600.0, 60.0, 1.0)
+    return next((length for length in lengths if not np.remainder(seconds, length).any()), None)
 
 
 def _grid(field: Field, label: str, values: NDArray[np.float64], found: Profile, wants: Wants) -> ColumnStep:

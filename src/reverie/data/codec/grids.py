@@ -173,5 +173,9 @@ class WarpedGrid(ColumnStep):
         middle = on_arrays(self.warp.inverse, np.zeros(1))
         unit = float(np.exp(-on_arrays(self.warp.log_slope, middle))[0])
         if self.mode == "native":
-            return [Block(name, "integer", 0, 1, step=(self.step / unit,), warp=self.warp, spacing=self.step)]
+            return [
+                Block(
+                    name, "integer", 0, 1, step=(self.step / unit,), warp=self.warp, spacing=self.step, origin=self.low
+                )
+            ]
         return [Block(name, "real", 0, 1, scale=(unit,), rounded=self.mode == "round")]

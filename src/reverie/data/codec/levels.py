@@ -125,8 +125,8 @@ class Levels(_Counted):
     def log_det(self, values: Floats) -> Floats:
         missing = np.isnan(values)
         filled = np.where(missing, self.values[0], values)
-        reach = float(self.values[-1] - self.values[0]) or 1.0
-        away = np.maximum(np.maximum(self.values[0] - filled, filled - self.values[-1]), 0.0) / reach
+        nearest = np.abs(self.values[:, None] - filled).min(0)
+        away = nearest / (float(np.diff(self.values).min()) if self.values.size > 1 else 1.0)
         return np.where(missing | np.isin(values, self.values), 0.0, unexpected(self.rows, away))
 
     def blocks(self, name: str) -> list[Block]:

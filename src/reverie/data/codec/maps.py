@@ -100,6 +100,10 @@ class Codec(ABC):
         """Model space -> data space; inverse of `prepare` and `noise` but for binarisation. With `means`, x holds
         expected values: numbers on a grid then stay between its points, as far as their kind allows."""
 
+    def reconcile(self, raw: Table, made: Table) -> Table:
+        """Decoded rows `made`, changed where `raw` has missing cells so that rules hold with the cells that it has."""
+        return made
+
     @abstractmethod
     def to_json(self) -> dict[str, Any]: ...
 

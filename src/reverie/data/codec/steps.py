@@ -85,9 +85,10 @@ class ColumnStep(ABC):
 
 
 def unexpected(rows: int, distance: Floats | float = 0.0) -> Floats:
-    """log of the share left to values that training never had, one in rows + 2 (Laplace 1814), less what lies far away: no
-    value is impossible, and the further off the less likely it is. `distance` is from the nearest possible value, in units."""
-    return np.asarray(-math.log(rows + 2) - np.log1p(distance))
+    """log of what is left to a value that training never had: a share of one in rows + 2 (Laplace 1814), spread with the square
+    of the `distance` from the nearest possible value, in units: no value is impossible, the further off the less likely, and
+    together they have no more than twice that share."""
+    return np.asarray(-math.log(rows + 2) - 2 * np.log1p(distance))
 
 
 def _plain(value: Any) -> Any:
@@ -110,6 +111,8 @@ class Affine(ColumnStep):
     tied: bool = False
     """The values repeat or lie on a grid: a density compares models of this column, but is no probability."""
     limit: float | None = None
+    grain: float | None = None
+    """Values are whole multiples of it (dates without seconds), too fine to be a grid."""
 
     @property
     def warp(self) -> Warp:
@@ -131,8 +134,8 @@ class Affine(ColumnStep):
 
     def decode(self, x: Floats) -> Floats:
         if (np.abs(x[:, 0]) > self._reach).any():
-            return on_arrays(self.warp.inverse, x[:, 0])
-        return x[:, 0] * self.sd + self.mean
+            return on_grain(on_arrays(self.warp.inverse, x[:, 0]), self.grain)
+        return on_grain(x[:, 0] * self.sd + self.mean, self.grain)
 
     def log_det(self, values: Floats) -> Floats:
         missing = np.isnan(values)
@@ -156,6 +159,8 @@ class Warped(ColumnStep):
     """What says that the support ends below, and above."""
     closed: tuple[float | None, float | None] = (None, None)
     """Ends that values reach: the support goes on a little, and what lies there becomes the end."""
+    grain: float | None = None
+    """Values are whole multiples of it."""
 
     @property
     def measure(self) -> str:
@@ -180,7 +185,7 @@ class Warped(ColumnStep):
         return one_column(on_arrays(self.warp.forward, self._settled(values)[0]), ~np.isnan(values))
 
     def decode(self, x: Floats) -> Floats:
-        values = on_arrays(self.warp.inverse, x[:, 0])
+        values = on_grain(on_arrays(self.warp.inverse, x[:, 0]), self.grain)
         low, high = self.closed
         return values if low is None and high is None else np.clip(values, low, high)
 
@@ -191,6 +196,11 @@ class Warped(ColumnStep):
 
     def blocks(self, name: str) -> list[Block]:
         return [Block(name, "real", 0, 1, scale=(self.unit,))]
+
+
+def on_grain(values: Floats, grain: float | None) -> Floats:
+    """The nearest whole multiples of the grain."""
+    return values if grain is None else np.round(values / grain) * grain
 
 
 def _inner(end: float, hair: float) -> float:

@@ -24,6 +24,9 @@ _FAR = 1.5
 five standard deviations below their mean."""
 _GAIN = 0.05
 """Nats per value that a map must gain, beside two standard errors, where the support does not ask for one."""
+_HEAVY = 5.5
+"""Middle 99 % of a column's values over its middle half, from which on its tails are heavy: 3.8 of normal values, 6.6 of a
+Laplace distribution's."""
 _ROUND_ENDS = (0.0, 1.0, 100.0)
 _ROWS = 20_000
 _FURTHEST = 1e3
@@ -167,7 +170,7 @@ def choose_warp(
         best = Warp()
     else:
         base: Floats | None = None
-        for warp in _candidates(sample, support):
+        for warp in _candidates(sample, support, heavy):
             scores = _held_out(warp, sample, step)
             if warp.kind == "identity":
                 base = scores
@@ -193,10 +196,13 @@ def standardised(warp: Warp, values: Floats) -> Warp:
     return replace(warp, mean=mean, sd=sd, limit=max(_FURTHEST, 2 * reach))
 
 
-def _candidates(values: Floats, support: Support) -> Iterator[Warp]:
+def _candidates(values: Floats, support: Support, heavy: bool) -> Iterator[Warp]:
     low, high = support.low, support.high
     if not support.bounded:
         yield Warp()
+        outer, inner = np.diff(np.quantile(values, [0.005, 0.995]))[0], _spread(values)
+        if not heavy and outer < _HEAVY * inner:
+            return
         middle, spread = float(np.median(values)), _spread(values)
         for share in (1.0, 0.1):
             yield Warp("asinh", centre=middle, scale=share * spread)
@@ -232,7 +238,7 @@ def _held_out(warp: Warp, values: Floats, step: float) -> Floats:
         v = torch.from_numpy(test.copy())
         x = fitted.forward(v)
         if step:
-            lower, upper = fitted.edges(x, step)
+            lower, upper = fitted.edges(x, step, float(test[0]))
             found = _log_mass(lower, upper)
         else:
             found = -0.5 * x.square() - 0.5 * math.log(2 * math.pi) + fitted.log_slope(v)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -38,6 +39,7 @@ def load_data(
     roles: Mapping[Any, str] | None = None,
     kinds: Mapping[Any, str] | None = None,
     columns: Mapping[Any, Any] | str | None = None,
+    rules: Sequence[str] | str | None = "auto",
     split: str | None = "random",
     fractions: Sequence[float] = (0.8, 0.2),
     group: str | None = None,
@@ -61,7 +63,8 @@ def load_data(
             string with a line break, or longer than a path may be, is a text itself.
         y: labels or numbers, one per row, or the name of a column or npz entry; False leaves out the labels that the
             source came with.
-        roles, kinds: per column, see `infer`. columns: where values can lie, see `Dataset.supporting`. A column named by `group` or `time` gets that role.
+        roles, kinds: per column, see `infer`. columns: where values can lie, see `Dataset.supporting`. rules: see
+            `Dataset.keeping`. A column named by `group` or `time` gets that role.
         split: random, group or time; None for no parts. A set that comes with parts keeps them unless group or time
             is asked for; columns of role group or time are used when there are any.
         fractions: (train, test) or (train, valid, test). seed: of the split and of `max_rows`.
@@ -106,6 +109,8 @@ def load_data(
         data, time = _long(loaded, asked, sequences, time), None  # time sorts the steps; it splits nothing
     if columns is not None:
         data = data.supporting(columns)
+    if rules != "auto":
+        data = data.keeping(rules)
     data = _sampled(data.without_y() if y is False else data, loaded.splits, max_rows, seed)
     data = _parted(data, split, fractions, group, time, seed)
     if (isinstance(source, Path) or _names_source(source)) and (y is None or isinstance(y, str | bool)):
@@ -114,6 +119,7 @@ def load_data(
             "roles": roles,
             "kinds": kinds,
             "columns": columns,
+            "rules": rules,
             "split": split,
             "fractions": fractions,
             "group": group,
@@ -161,7 +167,7 @@ def as_dataset_like(schema: Schema, X: Any, y: Any = None) -> Dataset:
         first = schema.data_fields[0]
         lengths = step_lengths(first, table[first.name])
         beside = infer_y(y, table.n, taken=schema.names, kinds={}, lengths=lengths)
-        schema = Schema((*schema.fields, *beside), schema.container)
+        schema = dataclasses.replace(schema, fields=(*schema.fields, *beside))
         table = table.with_columns({field.name: column for field, column in beside.items()})
     return Dataset(schema, table, warnings=data_warnings(schema, table))
 

@@ -80,7 +80,7 @@ class ExpectationMaximisation(Learner):
         tol: float,
         fresh: bool = True,
         decay: float | None = None,
-        memory: float,
+        memory: float = 0.0,
     ) -> None:
         self.network, self._run, self._tol, self._fresh = network, run, tol, fresh
         self._decay, self._memory = decay, 0.0 if fresh else memory

@@ -66,7 +66,7 @@ class GridGaussian(DiagonalGaussian):
             places = ((values - lowest) / step).round_().clamp_max_(2.0**40).long()
             count = int(places.max()) + 1
             if count <= _FEW_LEVELS:  # counting is quicker than sorting, where no great gaps are counted too
-                levels = lowest + step * torch.arange(count, device=x.device)
+                levels = lowest + step * torch.arange(count, dtype=torch.float64, device=x.device)
                 return seen, levels, places
         levels, which = torch.unique(values, return_inverse=True)
         return seen, levels, which
