@@ -57,8 +57,8 @@ class RaggedDivergence(Learner):
         noise = run.noise(batch.rows, x.dtype)
         gradients, error = self._machine.contrast(batch.x, share, self.sweeps, noise, run.sum_all)
         if self._decay:
-            for parameter in self._machine.decayed():
-                gradients[parameter] = gradients[parameter].add(parameter, alpha=self._decay)
+            for parameter, share in self._machine.decayed().items():
+                gradients[parameter] = gradients[parameter].add(parameter, alpha=self._decay * share)
         self._descent.apply(gradients)
         return {"reconstruction": self._per_step(batch, error)}
 

@@ -138,8 +138,9 @@ class RatingNetwork(nn.Module):
         second half."""
         machine, row = self.ratings, x.places[0].to(items.device)
         for sweep in range(sweeps):
-            mean = torch.sigmoid(machine.field(items, items * machine.levels + rating, x.lengths))
-            logits = machine.logits(items, row, noise.bernoulli(mean))
+            state = machine.state(items, items * machine.levels + rating, x.lengths)
+            g = machine.grid[noise.categorical(state[:, machine.hidden :])]
+            logits = machine.logits(items, row, noise.bernoulli(torch.sigmoid(state[:, : machine.hidden])), g)
             drawn = steps.categorical(logits)
             rating = drawn if held is None else torch.where(held, rating, drawn)
             if total is not None and sweep >= sweeps // 2:
