@@ -2,11 +2,12 @@
 
 One machine per user, over the items this user rated alone and with weights that all users share: a rating is a softmax unit,
 
-    p(v_i = k | h) = softmax_k(b_ik + W_ik . h),    p(h_j = 1 | v) = sigmoid(c_j + sum_i W_i,v_i,j (+ sum_i D_ij)).
+    p(v_i = k | g, h) = softmax_k(base_ik + b_ik + g z_k + W_ik . h),    p(h_j = 1 | v) = sigmoid(c_j + sum_i W_i,v_i,j (+ sum_i D_ij)),
 
-Items that were not rated are absent, not zero. Which items a user rates is a machine of its own over bags of items (replicated
-softmax, Salakhutdinov & Hinton 2009), so that p(items, ratings) = p(items) p(ratings | items): it ranks, and it draws users.
-Both learn by contrastive divergence, with more sweeps as training goes on.
+with g the user's offset, a hidden number (machines/offsets.py). Items that were not rated are absent, not zero. Which items a user
+rates is a machine of its own over bags of items (replicated softmax, Salakhutdinov & Hinton 2009), so that
+p(items, ratings) = p(items) p(ratings | items): it ranks, and it draws users. Ratings are learned from the user's others, items by
+contrastive divergence, with more sweeps as training goes on.
 """
 
 from __future__ import annotations
