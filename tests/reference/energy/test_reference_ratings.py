@@ -545,6 +545,7 @@ def test_users_of_the_machine_s_own_law_teach_it_nothing(sweeps):
     """The chain leaves the law as it is, so the mean gradient is zero: for ratings, and for bags of items."""
     n = 20_000
     m = machine(conditional=True)
+    m.grid = torch.tensor([-2.0, 0.0, 2.0]).double()
     bags = all_ratings([(0, 0), (3, 0)])
     users = drawn_users(bags, torch.stack([log_joint(m, bag) for bag in bags]), n)
     share, noise = torch.full((n,), 1 / n, dtype=torch.float64), RowNoise(1, n, dtype=torch.float64)
@@ -655,19 +656,20 @@ def test_places_and_offsets_are_found_by_em():
     logits = (d[None] + spread * rng.normal(size=(users, 1)))[:, :, None] * z
     p = np.exp(logits) / np.exp(logits).sum(2, keepdims=True)
     rating = (p.cumsum(2) < rng.random((users, items, 1))).sum(2)
-    item = np.tile(np.arange(items), users)
-    counts = np.zeros((items, 5))
-    np.add.at(counts, (item, rating.ravel()), 1)
+    item, rating = np.append(np.tile(np.arange(items), users), items), np.append(rating.ravel(), 4)
+    counts = np.zeros((items + 1, 5))
+    np.add.at(counts, (item, rating), 1)
     fit = fit_offsets(
         torch.from_numpy(item),
-        torch.from_numpy(rating.ravel()),
-        torch.full((users,), items),
-        torch.ones(users, dtype=torch.float64),
+        torch.from_numpy(rating),
+        torch.tensor([items] * users + [1]),
+        torch.ones(users + 1, dtype=torch.float64),
         torch.from_numpy(counts),
     )
     scale = float(fit.z[1] - fit.z[0]) / float(z[1] - z[0])  # the same slopes in other units of z
     slope = (fit.base @ (fit.z - fit.z.mean())) / ((fit.z - fit.z.mean()) ** 2).sum() * scale
-    np.testing.assert_allclose(slope - slope.mean(), d, atol=0.1)
+    np.testing.assert_allclose(slope[:-1] - slope[:-1].mean(), d, atol=0.1)
+    assert 0 < slope[-1] < 1  # a single rating, the highest there is, does not run away
     assert float(fit.grid[-1]) / 4.5 * scale == pytest.approx(spread, rel=0.08)
     assert float(fit.prior.exp().sum()) == pytest.approx(1.0)
 
@@ -709,7 +711,7 @@ def test_proposals_leave_the_law_of_items_as_it_is():
     torch.testing.assert_close(log_p, m.log_choice(h[:1])[0][inside], rtol=0, atol=0.03)
 
 
-def test_many_items_are_learned_by_proposals():
+def test_many_items_are_learned_by_proposals(monkeypatch):
     """400 items of two kinds, each user of one: the users' kind is chosen, and the updates never list the items."""
     rng = np.random.default_rng(0)
     rows = [
@@ -718,9 +720,11 @@ def test_many_items_are_learned_by_proposals():
         for item in rng.choice(200, 12, replace=False) * 2 + user % 2
     ]
     many = pd.DataFrame(rows, columns=["user", "item", "rating"])
-    made = rv.RatingRBM(hidden=2, choice=3, choice_decay=0.001).fit(
-        rv.sequences(many, by="user"), epochs=60, seed=0, progress=False
-    )
+    with monkeypatch.context() as patched:
+        patched.setattr(ChoiceMachine, "log_choice", None)
+        made = rv.RatingRBM(hidden=2, choice=3, choice_decay=0.001).fit(
+            rv.sequences(many, by="user"), epochs=60, seed=0, progress=False
+        )
     assert made.network.choice.items > 20 * made.network.choice.length
     best = rr.recommend(made, many, 5)
     kind = best["item"].str[1:].astype(int) % 2 == best.user.str[1:].astype(int) % 2
@@ -738,6 +742,21 @@ def test_a_model_of_before_users_offsets_is_refused_by_what_it_is(model):
     state = {**model.network.state_dict(), "ratings.S": torch.zeros(5, 4)}
     with pytest.raises(CheckpointError, match=r"before users' offsets.*fit it again"):
         model.network.load_state_dict(state)
+
+
+def test_ratings_are_filled_by_the_user_s_offset():
+    """No weights, and two offsets far apart: five known ratings say which, and the sixth is drawn accordingly."""
+    machine, users = RatingMachine(6, 2, 1), 200
+    with torch.no_grad():
+        machine.A.zero_()
+    machine.grid, machine.prior = torch.tensor([-3.0, 3.0]), torch.tensor([0.5, 0.5]).log()
+    machine.phi = torch.logsumexp(machine.base[:, None] + machine.grid[:, None] * machine.z, 2)
+    steps = torch.stack([torch.arange(6.0).repeat(users), torch.arange(users).remainder(2).repeat_interleave(6)], 1)
+    x = Ragged(steps, torch.full((users,), 6), 6)
+    observed = torch.ones(6 * users, 2, dtype=torch.bool)
+    observed[5::6, 1] = False
+    filled = network_of(machine).conditional(x, observed, None, RowNoise(0, users), mean=False, sweeps=3)
+    assert (filled.values[5::6, 1] == steps[5::6, 1]).float().mean() > 0.97
 
 
 def test_scattered_noise_is_uniform_and_each_step_s_own():
