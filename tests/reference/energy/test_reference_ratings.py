@@ -215,7 +215,7 @@ def frame(users: int = 80, items: int = 10, seed: int = 0, share: float = 0.5) -
 
 
 RECIPE = rv.RatingRBM(hidden=4, choice=3, lr=0.03, choice_lr=0.05, weight_decay=0.5, choice_decay=0.001)
-QUICK = {"epochs": 60, "progress": False, "seed": 0}
+QUICK = {"epochs": 60, "batch_size": 20, "progress": False, "seed": 0}
 
 
 @pytest.fixture(scope="module")
