@@ -33,7 +33,7 @@ def users(count: int, films: int = 60, seed: int = 0) -> pd.DataFrame:
 def main(quick: bool = False, picture: Path | None = None) -> dict[str, float]:
     """Print errors and hits for users the model has never met; `quick` makes few passes."""
     train, new = users(200 if quick else 600), users(100, seed=1)
-    recipe = rv.RatingRBM(hidden=20, choice=12, lr=0.02, choice_lr=0.02, weight_decay=0.002, choice_decay=0.002)
+    recipe = rv.RatingRBM(hidden=20, choice=12, lr=0.02, choice_lr=0.02, weight_decay=2.0, choice_decay=0.002)
     begin = time.process_time()
     model = recipe.fit(rv.sequences(train, by="user"), epochs=60 if quick else 90, seed=0, progress=False)
     print(f"{time.process_time() - begin:.1f} CPU s")

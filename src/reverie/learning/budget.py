@@ -21,7 +21,8 @@ class Budget:
         self._training, self._phases, self._data, self._run, self._seconds = training, phases, data, run, seconds
 
     def batch_size(self, phase: Phase) -> int | None:
-        return phase.batch_size or self._training.batch_size
+        size = phase.batch_size or self._training.batch_size
+        return math.ceil(self._data.n / phase.batches) if size is None and phase.batches else size
 
     def share(self, number: int) -> float:
         """The share of a phase, of all phases together 1."""

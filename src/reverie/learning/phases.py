@@ -85,6 +85,8 @@ class Phase:
     learner: Callable[[], Learner]
     share: float = 1.0
     batch_size: int | None = None
+    batches: int | None = None
+    """Into so many batches a pass is cut where `batch_size` is neither given here, nor by the user or the family."""
     transform: Callable[[Batch, Noise], Batch] | None = None
     shuffle: bool = True
     monitors: Callable[[], Sequence[Any]] | None = None

@@ -14,18 +14,30 @@ from scipy import stats
 
 import reverie as rv
 from reverie.data.space import Ragged
-from reverie.errors import DataError, Interrupted, InvalidOption, SchemaMismatch, Unsupported, UnsupportedData
+from reverie.errors import (
+    CheckpointError,
+    DataError,
+    Interrupted,
+    InvalidOption,
+    SchemaMismatch,
+    Unsupported,
+    UnsupportedData,
+)
+from reverie.estimator import dry_run
 from reverie.models import rating_rbm as rr
 from reverie.probability.machines.choices import ChoiceMachine, draw_apart
+from reverie.probability.machines.offsets import fit_offsets, numbers
 from reverie.probability.machines.ratings import RatingMachine
+from reverie.probability.step_noise import ScatteredNoise
 from reverie.rng import RowNoise
 
 ITEMS, LEVELS, HIDDEN = 5, 3, 4
 USERS = [[(0, 2), (3, 1)], [(4, 0)], [(1, 1), (2, 2), (4, 2)]]
 SHAPES = {
     "plain": {},
+    "level by level": {"degree": 0},
     "conditional": {"conditional": True},
-    "low rank": {"rank": 2},
+    "low rank": {"rank": 2, "degree": 2},
     "both": {"rank": 2, "conditional": True},
 }
 STATES = torch.tensor(list(itertools.product([0.0, 1.0], repeat=HIDDEN)), dtype=torch.float64)
@@ -37,6 +49,8 @@ def machine(**shape) -> RatingMachine:
     made = RatingMachine(ITEMS, LEVELS, HIDDEN, **shape).double().requires_grad_(False)
     for parameter in made.parameters():
         parameter.copy_(torch.randn_like(parameter))
+    made.grid, made.prior = torch.randn(3).double(), torch.log_softmax(torch.randn(3).double(), 0)
+    made.base, made.phi = torch.randn_like(made.base), torch.randn(ITEMS, 3).double()
     return made
 
 
@@ -45,13 +59,16 @@ def ragged(users=USERS) -> Ragged:
     return Ragged(values, torch.tensor([len(user) for user in users]), 3)
 
 
-def minus_energy(m: RatingMachine, user, h: torch.Tensor) -> torch.Tensor:
-    """-E(v, h), straight from the definition."""
-    total = m.c @ h
+def minus_energy(m: RatingMachine, user, h: torch.Tensor, place: int | None = None) -> torch.Tensor:
+    """-E(v, g, h) at a place of g, or -log sum_g exp(-E(v, g, h)), straight from the definition."""
+    if place is None:
+        return torch.logsumexp(torch.stack([minus_energy(m, user, h, at) for at in range(len(m.grid))]), 0)
+    total = m.c @ h + m.prior[place]
     for item, rating in user:
-        w = m.A[item, rating] + m.S[rating]
+        w = m.V[:, rating] @ m.A[item]
         w = w if m.B is None else w @ m.B
-        total = total + m.b[item, rating] + w @ h
+        total = total + m.base[item, rating] + m.b[item, rating] + w @ h
+        total = total + m.grid[place] * m.z[rating] - m.phi[item, place]
         if m.D is not None:
             total = total + m.D[item] @ h
     return total
@@ -81,17 +98,23 @@ def test_conditionals_energies_and_log_z_against_listing(shape):
     for row, user in enumerate(USERS):
         posterior = torch.softmax(torch.stack([minus_energy(m, user, h) for h in STATES]), 0)
         torch.testing.assert_close(torch.sigmoid(field[row]), posterior @ STATES, rtol=0, atol=1e-10)
+        places = torch.stack(
+            [torch.logsumexp(torch.stack([minus_energy(m, user, h, at) for h in STATES]), 0) for at in range(3)]
+        )
+        offset = m.offset(items, codes, x.lengths)[row]
+        torch.testing.assert_close(torch.softmax(offset, 0), torch.softmax(places, 0), rtol=0, atol=1e-10)
     want = torch.stack([log_joint(m, user) for user in USERS])
     torch.testing.assert_close(-m.free_energy(items, codes, x.lengths), want, rtol=0, atol=1e-10)
     listed = torch.stack([log_p(m, user) for user in USERS])
     got = want - m.log_partition(items, x.lengths)
     torch.testing.assert_close(got, listed, rtol=0, atol=1e-10)
     h = STATES[[3, 7, 12]]
-    logits = torch.log_softmax(m.logits(items, x.places[0], h), 1)
+    logits = torch.log_softmax(m.logits(items, x.places[0], h, m.grid[[2, 0, 1]]), 1)
     step = 0
     for row, user in enumerate(USERS):
         for place, (item, _) in enumerate(user):
-            each = [minus_energy(m, [*user[:place], (item, k), *user[place + 1 :]], h[row]) for k in range(LEVELS)]
+            others = (user[:place], user[place + 1 :])
+            each = [minus_energy(m, [*others[0], (item, k), *others[1]], h[row], [2, 0, 1][row]) for k in range(LEVELS)]
             torch.testing.assert_close(logits[step], torch.log_softmax(torch.stack(each), 0), rtol=0, atol=1e-10)
             step += 1
 
@@ -138,6 +161,8 @@ def test_items_that_are_not_rated_have_no_influence():
     both = torch.arange(3)
     noise = [RowNoise(3, 3, dtype=torch.float64) for _ in both]
     gradient, _ = m.contrast(x, torch.full((3,), 1 / 3, dtype=torch.float64), 2, noise[0], lambda _: None)
+    exact, _ = m.contrast(ragged(USERS[1:]), torch.ones(2).double(), 0, noise[1], lambda _: None)
+    assert exact[m.A][[0, 3]].abs().sum() == 0
     assert gradient[m.A][0].abs().sum() > 0
     alone, _ = m.contrast(
         ragged(USERS[1:]), torch.ones(2).double(), 1, RowNoise(0, 2, dtype=torch.float64), lambda _: None
@@ -150,15 +175,22 @@ def test_predictions_against_listing(shape):
     """p(v_q | known) of an item more, exactly; its leave-one-out twin; and the one-step mean field by its formula."""
     m, x = machine(**shape), ragged()
     items, codes = m.codes(x)
-    field = m.field(items, codes, x.lengths)
+    state = m.state(items, codes, x.lengths)
     row, query = torch.tensor([0, 0, 1, 2]), torch.tensor([1, 4, 0, 3])
-    exact = m.scores(field, query, row)
+    exact = m.scores(state, query, row)
     for at, (user, q) in enumerate(zip(row.tolist(), query.tolist(), strict=True)):
         each = torch.stack([log_joint(m, [*USERS[user], (q, k)]) for k in range(LEVELS)])
         torch.testing.assert_close(exact[at], torch.log_softmax(each, 0), rtol=0, atol=1e-10)
-    hidden = torch.sigmoid(field)
-    mean = torch.stack([m.b[q] + m.weights(q[None])[0] @ hidden[r] for r, q in zip(row, query, strict=True)])
-    torch.testing.assert_close(m.mean_scores(field, query, row), torch.log_softmax(mean, 1), rtol=0, atol=1e-10)
+    hidden, g = torch.sigmoid(state[:, :HIDDEN]), torch.softmax(state[:, HIDDEN:], 1) @ m.grid
+    mean = torch.stack(
+        [(m.base + m.b)[q] + m.weights(q[None])[0] @ hidden[r] + g[r] * m.z for r, q in zip(row, query, strict=True)]
+    )
+    want = torch.log_softmax(mean, 1)
+    torch.testing.assert_close(m.mean_scores(state, query, row), want, rtol=0, atol=1e-10)
+    torch.testing.assert_close(torch.log_softmax(m.all_logits(state)[row, query], 1), want, rtol=0, atol=1e-10)
+    known = torch.cat([m.unknown()[None], m.added(items, codes - items * LEVELS)])
+    summed = known[0] + torch.stack([known[1:][x.places[0] == at].sum(0) for at in range(3)])
+    torch.testing.assert_close(summed, state, rtol=0, atol=1e-10)
     left, step = m.left_out(x), 0
     for user in USERS:
         for place, (item, _) in enumerate(user):
@@ -182,8 +214,8 @@ def frame(users: int = 80, items: int = 10, seed: int = 0, share: float = 0.5) -
     return pd.DataFrame(rows, columns=["user", "item", "rating"])
 
 
-RECIPE = rv.RatingRBM(hidden=4, choice=3, lr=0.03, choice_lr=0.05, weight_decay=0.001, choice_decay=0.001)
-QUICK = {"epochs": 60, "progress": False, "seed": 0}
+RECIPE = rv.RatingRBM(hidden=4, choice=3, lr=0.03, choice_lr=0.05, weight_decay=0.5, choice_decay=0.001)
+QUICK = {"epochs": 60, "batch_size": 20, "progress": False, "seed": 0}
 
 
 @pytest.fixture(scope="module")
@@ -194,12 +226,14 @@ def model() -> rv.Model:
 def listed(model: rv.Model, known: list[tuple[int, int]], items: list[int]) -> np.ndarray:
     """p(ratings of items | known), over all (levels,) * items, from the model's own weights in float64."""
     m = model.network.ratings
-    weight, b, c = (t.detach().double().numpy() for t in (m.A + m.S, m.b, m.c))
+    tensors = (m.V.t() @ m.A, m.base + m.b, m.c, m.z, m.grid, m.prior, m.phi)
+    weight, b, c, z, grid, prior, phi = (t.detach().double().numpy() for t in tensors)
     out = np.empty((m.levels,) * len(items))
     for ratings in itertools.product(range(m.levels), repeat=len(items)):
         pairs = [*known, *zip(items, ratings, strict=True)]
         field = c + sum(weight[i, k] for i, k in pairs)
-        out[ratings] = sum(b[i, k] for i, k in pairs) + np.logaddexp(0, field).sum()
+        offset = np.logaddexp.reduce(prior + sum(grid * z[k] - phi[i] for i, k in pairs))
+        out[ratings] = sum(b[i, k] for i, k in pairs) + np.logaddexp(0, field).sum() + offset
     out = np.exp(out - out.max())
     return out / out.sum()
 
@@ -482,7 +516,7 @@ def test_names_as_ratings_have_no_mean():
 
 @pytest.mark.slow
 def test_movielens_is_predicted_and_ranked(real_data: Path):
-    """The first of the official splits, with fewer passes than the benchmark: no worse than the user's and item's means."""
+    """The first of the official splits: well below the 0.959 of the user's and item's biases."""
     file = real_data / "movielens100k_ratings.csv.gz"
     if not file.exists():
         pytest.skip("no movielens100k_ratings.csv.gz")
@@ -490,9 +524,9 @@ def test_movielens_is_predicted_and_ranked(real_data: Path):
     test, train = rows[:20_000], rows[20_000:]
     assert (test.user.nunique(), test["item"].nunique()) == (459, 1410)
     wide = train.assign(item=pd.Categorical(train["item"], categories=sorted(set(rows["item"]))))
-    found = rv.RatingRBM().fit(rv.sequences(wide, by="user"), epochs=60, seed=0, progress=False)
+    found = rv.RatingRBM().fit(rv.sequences(wide, by="user"), seed=0, progress=False)
     error = np.sqrt(np.mean((rr.predict_ratings(found, train, test) - test.rating) ** 2))
-    assert error < 0.985
+    assert error < 0.94
     best = rr.recommend(found, train[train.user.isin(test.user)], 10)
     liked = set(zip(test.user[test.rating >= 4], test["item"][test.rating >= 4], strict=True))
     hits = np.mean([pair in liked for pair in zip(best.user, best["item"], strict=True)])
@@ -511,6 +545,7 @@ def test_users_of_the_machine_s_own_law_teach_it_nothing(sweeps):
     """The chain leaves the law as it is, so the mean gradient is zero: for ratings, and for bags of items."""
     n = 20_000
     m = machine(conditional=True)
+    m.grid = torch.tensor([-2.0, 0.0, 2.0]).double()
     bags = all_ratings([(0, 0), (3, 0)])
     users = drawn_users(bags, torch.stack([log_joint(m, bag) for bag in bags]), n)
     share, noise = torch.full((n,), 1 / n, dtype=torch.float64), RowNoise(1, n, dtype=torch.float64)
@@ -535,9 +570,9 @@ def test_a_best_guess_hardly_depends_on_the_noise():
     high in three of four cases), ten together nearly always agree."""
     machine = RatingMachine(6, 2, 1)
     with torch.no_grad():
-        machine.A.copy_(torch.tensor([0.0, 6.0])[None, :, None].expand(6, 2, 1))
+        machine.A.fill_(3.0)  # z is -1 and 1
         machine.b.copy_(torch.tensor([0.0, -3.0]).expand(6, 2))
-        machine.c.fill_(-13.0)
+        machine.c.fill_(5.0)
     users = 200
     steps = torch.stack([torch.arange(6.0).repeat(users), torch.zeros(6 * users)], 1)
     x = Ragged(steps, torch.full((users,), 6), 6)
@@ -554,3 +589,196 @@ def network_of(machine):
         Block(name, "symbol", at, 1, levels=levels) for name, at, levels in (("item", 0, 6), ("rating", 1, 2))
     )
     return RatingNetwork(machine, None, item, rating, Space((item, rating), sequence=True, longest=6))
+
+
+# ---------------------------------------------------------------------- what learns by default
+
+
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_the_gradient_without_a_chain_is_that_of_every_rating_given_the_others(shape):
+    """Exact, against autograd through log p(v_i | others) by listing."""
+    m, share, x = machine(**shape), torch.tensor([0.5, 0.2, 0.3], dtype=torch.float64), ragged()
+    found, error = m.contrast(x, share, 0, RowNoise(0, 3, dtype=torch.float64), lambda _: None)
+    m.requires_grad_(True)
+    terms = []
+    for row, user in enumerate(USERS):
+        for place, (item, rating) in enumerate(user):
+            each = [log_joint(m, [*user[:place], (item, k), *user[place + 1 :]]) for k in range(LEVELS)]
+            terms.append((row, -torch.log_softmax(torch.stack(each), 0)[rating]))
+    torch.testing.assert_close(error, torch.stack([term for _, term in terms]).detach(), rtol=0, atol=1e-10)
+    loss = sum(share[row] * term for row, term in terms)
+    for parameter, want in zip(m.parameters(), torch.autograd.grad(loss, list(m.parameters())), strict=True):
+        torch.testing.assert_close(found[parameter], want, rtol=0, atol=1e-10)
+
+
+def halves(users: int = 200, items: int = 30, seed: int = 0) -> pd.DataFrame:
+    """Half-star ratings by nothing but users' and items' biases; five items have one to three ratings."""
+    rng = np.random.default_rng(seed)
+    rare = 3 * (np.arange(items) < 5)
+    own, place = 0.9 * rng.normal(size=users), 0.7 * rng.normal(size=items)
+    seen = rng.random((users, items)) < np.where(rare, 0.01, 0.3)
+    user, item = np.nonzero(seen)
+    stars = 3.2 + own[user] + place[item] + 0.6 * rng.normal(size=len(user))
+    names = {"user": [f"u{u}" for u in user], "item": [f"i{i}" for i in item]}
+    return pd.DataFrame({**names, "rating": np.clip(np.round(2 * stars) / 2, 0.5, 5), "own": own[user]})
+
+
+def test_the_start_knows_users_and_items_on_the_whole():
+    """Before any update: as good as regularised biases, offsets that go with the users', rare items near the mean."""
+    rows = halves()
+    held = np.random.default_rng(1).random(len(rows)) < 0.2
+    known, rest = rows[~held].drop(columns="own"), rows[held]
+    rest = rest[rest["item"].isin(known["item"])]
+    start = rv.RatingRBM(choice=0, lr=1e-12).fit(rv.sequences(known, by="user"), epochs=1, seed=0, progress=False)
+    user, item = (known.groupby(name).rating for name in ("user", "item"))
+    mean = known.rating.mean()
+    b_item, b_user = (item.sum() - mean * item.size()) / (item.size() + 3), user.mean() * 0
+    for _ in range(20):
+        left = known.rating - mean - known["item"].map(b_item)
+        b_user = left.groupby(known.user).sum() / (user.size() + 1)
+        left = known.rating - mean - known.user.map(b_user)
+        b_item = left.groupby(known["item"]).sum() / (item.size() + 1)
+    guess = mean + rest.user.map(b_user).fillna(0) + rest["item"].map(b_item).fillna(0)
+    biases = np.sqrt(np.mean((guess - rest.rating) ** 2))
+    error = np.sqrt(np.mean((rr.predict_ratings(start, known, rest) - rest.rating) ** 2))
+    assert error < 1.02 * biases, (error, biases)
+    m = start.network.ratings
+    assert float((m.z * m.counts.sum(0)).sum().abs()) < 1.0
+    torch.testing.assert_close(m.phi, torch.logsumexp(m.base[:, None] + m.grid[:, None] * m.z, 2), rtol=0, atol=1e-5)
+
+
+def test_places_and_offsets_are_found_by_em():
+    """Ratings drawn from the model of offsets itself: its places of items, and the spread of offsets, come back."""
+    rng = np.random.default_rng(0)
+    users, items, spread = 3000, 12, 0.8
+    d = np.linspace(-1, 1, items)
+    z = numbers(torch.ones(5, dtype=torch.float64)).numpy()
+    logits = (d[None] + spread * rng.normal(size=(users, 1)))[:, :, None] * z
+    p = np.exp(logits) / np.exp(logits).sum(2, keepdims=True)
+    rating = (p.cumsum(2) < rng.random((users, items, 1))).sum(2)
+    item, rating = np.append(np.tile(np.arange(items), users), items), np.append(rating.ravel(), 4)
+    counts = np.zeros((items + 1, 5))
+    np.add.at(counts, (item, rating), 1)
+    fit = fit_offsets(
+        torch.from_numpy(item),
+        torch.from_numpy(rating),
+        torch.tensor([items] * users + [1]),
+        torch.ones(users + 1, dtype=torch.float64),
+        torch.from_numpy(counts),
+    )
+    scale = float(fit.z[1] - fit.z[0]) / float(z[1] - z[0])  # the same slopes in other units of z
+    slope = (fit.base @ (fit.z - fit.z.mean())) / ((fit.z - fit.z.mean()) ** 2).sum() * scale
+    np.testing.assert_allclose(slope[:-1] - slope[:-1].mean(), d, atol=0.1)
+    assert 0 < slope[-1] < 1  # a single rating, the highest there is, does not run away
+    assert float(fit.grid[-1]) / 4.5 * scale == pytest.approx(spread, rel=0.08)
+    assert float(fit.prior.exp().sum()) == pytest.approx(1.0)
+
+
+def test_the_defaults_do_no_worse_than_biases_where_there_is_nothing_else():
+    """Rare items and half stars, but no taste to learn: the machine stays at what it starts from."""
+    rows = halves(users=300, seed=3)
+    held = np.random.default_rng(1).random(len(rows)) < 0.2
+    known, rest = rows[~held].drop(columns="own"), rows[held]
+    rest = rest[rest["item"].isin(known["item"])]
+    errors = []
+    for options in ({"lr": 1e-12, "choice": 0}, {"choice": 0}):
+        made = rv.RatingRBM(**options).fit(rv.sequences(known, by="user"), epochs=15, seed=0, progress=False)
+        errors.append(np.sqrt(np.mean((rr.predict_ratings(made, known, rest) - rest.rating) ** 2)))
+    assert errors[1] < 1.01 * errors[0], errors
+
+
+def test_proposals_leave_the_law_of_items_as_it_is():
+    """Metropolis' steps from p(item | h) end in p(item | h); from elsewhere, many of them come near it."""
+    torch.manual_seed(0)
+    m = ChoiceMachine(5, 2).requires_grad_(False)
+    for parameter in m.parameters():
+        parameter.copy_(torch.randn_like(parameter))
+    m.popular.copy_(torch.log_softmax(torch.randn(5), 0))
+    n = 40_000
+    row, h = torch.arange(n), torch.tensor([[1.0, 0.0]]).expand(n, 2)
+    law = m.log_choice(h[:1])[0].exp().double()
+    x = Ragged(torch.zeros(n, 0), torch.ones(n, dtype=torch.long), 1)
+    inside = torch.multinomial(law, n, replacement=True, generator=torch.Generator().manual_seed(1))
+    for start, seed in ((inside, 0), (torch.zeros(n, dtype=torch.long), 1)):
+        at = start
+        for again in range(1 if start is inside else 8):
+            at, _ = m._proposed(at, row, h, ScatteredNoise(RowNoise(10 * seed + again, n), x))
+        seen = torch.bincount(at, minlength=5).double().numpy()
+        assert stats.chisquare(seen, (n * law / law.sum()).numpy()).pvalue > 1e-3
+        assert (at != start).float().mean() > 0.3
+    one = torch.zeros(n, dtype=torch.long)
+    _, log_p = m._proposed(inside, one, h[:1], ScatteredNoise(RowNoise(2, 1), Ragged(x.values, torch.tensor([n]), n)))
+    torch.testing.assert_close(log_p, m.log_choice(h[:1])[0][inside], rtol=0, atol=0.03)
+
+
+def test_many_items_are_learned_by_proposals(monkeypatch):
+    """400 items of two kinds, each user of one: the users' kind is chosen, and the updates never list the items."""
+    rng = np.random.default_rng(0)
+    rows = [
+        (f"u{user}", f"i{item}", int(rng.integers(1, 4)))
+        for user in range(120)
+        for item in rng.choice(200, 12, replace=False) * 2 + user % 2
+    ]
+    many = pd.DataFrame(rows, columns=["user", "item", "rating"])
+    with monkeypatch.context() as patched:
+        patched.setattr(ChoiceMachine, "log_choice", None)
+        made = rv.RatingRBM(hidden=2, choice=3, choice_decay=0.001).fit(
+            rv.sequences(many, by="user"), epochs=60, seed=0, progress=False
+        )
+    assert made.network.choice.items > 20 * made.network.choice.length
+    best = rr.recommend(made, many, 5)
+    kind = best["item"].str[1:].astype(int) % 2 == best.user.str[1:].astype(int) % 2
+    assert kind.mean() > 0.95
+
+
+def test_a_pass_has_as_many_batches_however_many_users_there_are():
+    data = rv.sequences(frame(users=200), by="user")
+    assert {row["batches_per_epoch"] for row in dry_run(rv.RatingRBM(), data)["phases"]} == {29}  # of 7, the last of 4
+    given = dry_run(rv.RatingRBM(), data, batch_size=50)["phases"]
+    assert {row["batches_per_epoch"] for row in given} == {4}
+
+
+def test_a_model_of_before_users_offsets_is_refused_by_what_it_is(model):
+    state = {**model.network.state_dict(), "ratings.S": torch.zeros(5, 4)}
+    with pytest.raises(CheckpointError, match=r"before users' offsets.*fit it again"):
+        model.network.load_state_dict(state)
+
+
+def test_ratings_are_filled_by_the_user_s_offset():
+    """No weights, and two offsets far apart: five known ratings say which, and the sixth is drawn accordingly."""
+    machine, users = RatingMachine(6, 2, 1), 200
+    with torch.no_grad():
+        machine.A.zero_()
+    machine.grid, machine.prior = torch.tensor([-3.0, 3.0]), torch.tensor([0.5, 0.5]).log()
+    machine.phi = torch.logsumexp(machine.base[:, None] + machine.grid[:, None] * machine.z, 2)
+    steps = torch.stack([torch.arange(6.0).repeat(users), torch.arange(users).remainder(2).repeat_interleave(6)], 1)
+    x = Ragged(steps, torch.full((users,), 6), 6)
+    observed = torch.ones(6 * users, 2, dtype=torch.bool)
+    observed[5::6, 1] = False
+    filled = network_of(machine).conditional(x, observed, None, RowNoise(0, users), mean=False, sweeps=3)
+    assert (filled.values[5::6, 1] == steps[5::6, 1]).float().mean() > 0.97
+
+
+def test_scattered_noise_is_uniform_and_each_step_s_own():
+    """Steps of few users of many steps: even over the unit interval, and not alike between steps, users or draws."""
+    x = Ragged(torch.zeros(6000, 0), torch.tensor([3000, 2990, 10]), 3000)
+    noise = ScatteredNoise(RowNoise(0, 3), x)
+    first, second = noise.uniform(2), noise.uniform(1)
+    assert first.shape == (6000, 2)
+    columns = torch.cat([first, second], 1)
+    for column in columns.t().tolist():
+        assert stats.kstest(column, "uniform").pvalue > 1e-3
+    pairs = [*columns.t(), columns[1:, 0], columns[3000:, 0]]
+    for one, two in itertools.combinations(pairs, 2):
+        size = min(len(one), len(two))
+        assert abs(float(torch.corrcoef(torch.stack([one[:size], two[:size]]))[0, 1])) < 4 / size**0.5
+    again = ScatteredNoise(RowNoise(0, 3), x)
+    assert torch.equal(first, again.uniform(2))
+    assert stats.kstest(ScatteredNoise(RowNoise(1, 3), x).normal(1)[:, 0].tolist(), "norm").pvalue > 1e-3
+
+
+def test_decay_is_beside_the_sum_over_users():
+    """Its share of a step falls with the users counted, and spares c alone."""
+    m = machine(conditional=True)
+    m.users.fill_(8.0)
+    assert m.decayed() == {m.A: 1 / 8, m.b: 1 / 8, m.D: 1 / 8}

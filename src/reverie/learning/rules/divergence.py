@@ -23,8 +23,9 @@ class RaggedDivergence(Learner):
     the budget's first part, then of its second, and so on, (1, 3, 5) say.
 
     The machine (a part of the network) has: `start(batches)`; `contrast(x, share, sweeps, noise, total)`, the gradient of
-    -sum share * log p of the rows by parameter, and -log p(v | h) of every step, on the first sweep; `decayed()`, the
-    parameters that shrink; and `held_out(x)`, -log p(v_i | the row's other steps) of every step, which is the objective.
+    -sum share * log p of the rows by parameter, and -log p(v | h) of every step, on the first sweep (a machine may take 0
+    sweeps for a gradient without a chain); `decayed()`, the parameters that shrink, by how much of `decay`; and
+    `held_out(x)`, -log p(v_i | the row's other steps) of every step, which is the objective.
 
     Rows are those of this process, rank::world of the global batch. All sums over rows are sums over processes too.
     """
@@ -57,8 +58,8 @@ class RaggedDivergence(Learner):
         noise = run.noise(batch.rows, x.dtype)
         gradients, error = self._machine.contrast(batch.x, share, self.sweeps, noise, run.sum_all)
         if self._decay:
-            for parameter in self._machine.decayed():
-                gradients[parameter] = gradients[parameter].add(parameter, alpha=self._decay)
+            for parameter, share in self._machine.decayed().items():
+                gradients[parameter] = gradients[parameter].add(parameter, alpha=self._decay * share)
         self._descent.apply(gradients)
         return {"reconstruction": self._per_step(batch, error)}
 

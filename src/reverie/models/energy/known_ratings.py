@@ -85,27 +85,24 @@ class KnownRatings:
         steps = slice(int(self.ends[first]), int(self.ends[last]))
         return Part(self.all.items[steps], self.all.codes[steps], self.all.lengths[first:last])
 
-    def fields(self) -> Tensor:
-        """The hidden units' field of every user, (n, hidden)."""
-        return self.network.ratings.field(self.all.items, self.all.codes, self.all.lengths)
+    def states(self) -> Tensor:
+        """What the machine makes of every user, (n, hidden + places), and, last, of nobody in particular."""
+        machine = self.network.ratings
+        return torch.cat([machine.state(self.all.items, self.all.codes, self.all.lengths), machine.unknown()[None]])
 
     def own(self, row: Tensor, item: Tensor) -> Tensor:
-        """What the pairs themselves add to their users' fields where they are known, (m, hidden)."""
+        """What the pairs themselves add to their users' states where they are known, (m, hidden + places)."""
         machine = self.network.ratings
         user = torch.repeat_interleave(torch.arange(len(self.ids)), self.all.lengths)
         key, order = (user * machine.items + self.all.items.cpu()).sort()
         wanted = row * machine.items + item
-        out = torch.zeros(len(row), machine.hidden, device=machine.b.device)
+        out = torch.zeros(len(row), machine.hidden + len(machine.grid), device=machine.b.device)
         if not len(key):
             return out
         at = torch.searchsorted(key, wanted).clamp_max(len(key) - 1)
         hit = (key[at] == wanted).nonzero()[:, 0]
         code = self.all.codes[order[at[hit]].to(self.all.codes.device)]
-        place = torch.arange(len(code), device=code.device)
-        rating = code % machine.levels
-        out[hit.to(out.device)] = machine.weights(code // machine.levels)[place, rating]
-        if machine.D is not None:
-            out[hit.to(out.device)] += machine.D[self.all.items[order[at[hit]].to(code.device)]]
+        out[hit.to(out.device)] = machine.added(code // machine.levels, code % machine.levels)
         return out
 
     def pairs(self, pairs: Any) -> tuple[Tensor, Tensor]:

@@ -2,11 +2,12 @@
 
 One machine per user, over the items this user rated alone and with weights that all users share: a rating is a softmax unit,
 
-    p(v_i = k | h) = softmax_k(b_ik + W_ik . h),    p(h_j = 1 | v) = sigmoid(c_j + sum_i W_i,v_i,j (+ sum_i D_ij)).
+    p(v_i = k | g, h) = softmax_k(base_ik + b_ik + g z_k + W_ik . h),    p(h_j = 1 | v) = sigmoid(c_j + sum_i W_i,v_i,j (+ sum_i D_ij)),
 
-Items that were not rated are absent, not zero. Which items a user rates is a machine of its own over bags of items (replicated
-softmax, Salakhutdinov & Hinton 2009), so that p(items, ratings) = p(items) p(ratings | items): it ranks, and it draws users.
-Both learn by contrastive divergence, with more sweeps as training goes on.
+with g the user's offset, a hidden number (machines/offsets.py). Items that were not rated are absent, not zero. Which items a user
+rates is a machine of its own over bags of items (replicated softmax, Salakhutdinov & Hinton 2009), so that
+p(items, ratings) = p(items) p(ratings | items): it ranks, and it draws users. Ratings are learned from the user's others, items by
+contrastive divergence, with more sweeps as training goes on.
 """
 
 from __future__ import annotations
@@ -44,6 +45,8 @@ from reverie.rng import Noise
 
 _LEVELS = 20
 """Distinct ratings that are no categories already."""
+_BATCHES = 30
+"""Batches of a pass, however many users there are: the cost of a pass is that of its ratings."""
 _USERS = 64
 """Users whose scores of all items are held together."""
 _PAIRS = 2**14
@@ -56,27 +59,33 @@ class RatingRBM(Estimator):
     one of ratings of few values."""
 
     family: ClassVar[str] = "rating_rbm"
-    defaults: ClassVar[dict[str, Any]] = {"epochs": 120, "batch_size": 20, "ema": 0.995}
+    defaults: ClassVar[dict[str, Any]] = {"epochs": 45}
 
-    hidden: int = Field(default=100, ge=1)
-    """Hidden units behind the ratings."""
+    hidden: int = Field(default=50, ge=1)
+    """Hidden units behind the ratings, beside the user's offset."""
+    degree: int = Field(default=1, ge=0)
+    """Ratings act on hidden units as polynomials of this degree of their value; 0 gives every level a weight of its own, as
+    ratings that are names without an order want."""
     rank: int = Field(default=0, ge=0)
-    """Factors of W = A B, for many items; 0 for a weight of its own for every item, rating and hidden unit."""
+    """Factors of the weights, A B, for many items; 0 for weights of its own for every item and hidden unit."""
     conditional: bool = False
     """Hidden units also see which items were rated, whatever the rating (the conditional machine of the paper)."""
     choice: int = Field(default=50, ge=0)
     """Hidden units behind which items a user rates; 0: as popular as they are, whoever the user is."""
-    sweeps: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(1, 3), min_length=1)
-    """Gibbs sweeps per update in equal parts of the budget, one after the other."""
-    lr: float = Field(default=0.0035, gt=0)
+    sweeps: tuple[Annotated[int, Field(ge=0)], ...] = Field(default=(0,), min_length=1)
+    """How the ratings' part learns, in equal parts of the budget, one after the other: 0 predicts every rating from the
+    user's others, exactly; 1 and more are Gibbs sweeps of contrastive divergence."""
+    choice_sweeps: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(1, 3), min_length=1)
+    """Gibbs sweeps per update of the items' part, likewise."""
+    lr: float = Field(default=0.01, gt=0)
     """Learning rate of the ratings' part (Adam) at its highest. Adam's scaling is each weight's own, so that popular items
     do not run away and rare ones learn."""
-    choice_lr: float = Field(default=0.01, gt=0)
+    choice_lr: float = Field(default=0.03, gt=0)
     """Learning rate of the items' part (Adam) at its highest."""
-    weight_decay: float = Field(default=0.013, ge=0)
-    """L2 penalty on the ratings' weights, beside the mean log-likelihood of a user."""
+    weight_decay: float = Field(default=40.0, ge=0)
+    """L2 penalty on the ratings' weights, beside the sum of all ratings' terms: an item of few ratings is shrunk the more."""
     choice_decay: float = Field(default=0.01, ge=0)
-    """L2 penalty on the items' weights."""
+    """L2 penalty on the items' weights, beside the mean log-likelihood of a user."""
     schedule: ScheduleName = "linear"
     """How the learning rates fall over each part of the budget."""
     ratings: str | None = None
@@ -101,20 +110,23 @@ class RatingRBM(Estimator):
         levels = {"symbol": rating.levels, "category": rating.width, "binary": 2}[rating.kind]
         if levels < 2:
             raise UnsupportedData(f"column {rating.name!r} holds a single rating: there is nothing to learn")
-        machine = RatingMachine(item.levels, levels, self.hidden, rank=self.rank, conditional=self.conditional)
+        shape: dict[str, Any] = {"degree": self.degree, "rank": self.rank, "conditional": self.conditional}
+        machine = RatingMachine(item.levels, levels, self.hidden, **shape)
         choice = ChoiceMachine(item.levels, self.choice) if self.choice else None
         return RatingNetwork(machine, choice, item, rating, space)
 
     def phases(self, network: nn.Module, run: Run, *, fresh: bool) -> list[Phase]:
         assert isinstance(network, RatingNetwork)
 
-        def learner(machine: nn.Module, lr: float, decay: float) -> Callable[[], RaggedDivergence]:
+        def learner(
+            machine: nn.Module, lr: float, decay: float, sweeps: tuple[int, ...]
+        ) -> Callable[[], RaggedDivergence]:
             return lambda: RaggedDivergence(
                 network,
                 machine,
                 Descent(list(machine.parameters()), run, lr=lr, decay=self.schedule),
                 run,
-                sweeps=self.sweeps,
+                sweeps=sweeps,
                 decay=decay,
             )
 
@@ -122,12 +134,12 @@ class RatingRBM(Estimator):
             return dataclasses.replace(batch, x=network.coded(batch.x))
 
         network.ratings.fresh = fresh
-        ratings = learner(network.ratings, self.lr, self.weight_decay)
-        phases = [Phase("ratings", ratings, share=2.0, transform=coded)]
+        ratings = learner(network.ratings, self.lr, self.weight_decay, self.sweeps)
+        phases = [Phase("ratings", ratings, transform=coded, batches=_BATCHES)]
         if network.choice is not None:
             network.choice.fresh = fresh
-            choice = learner(network.choice, self.choice_lr, self.choice_decay)
-            phases.append(Phase("items", choice, share=1.0, transform=coded))
+            choice = learner(network.choice, self.choice_lr, self.choice_decay, self.choice_sweeps)
+            phases.append(Phase("items", choice, share=2.0, transform=coded, batches=_BATCHES))
         return phases
 
 
@@ -218,15 +230,15 @@ def rating_probabilities(
     row, item = users.pairs(pairs)
     machine = network.ratings
     out = np.full((len(row), machine.levels), np.nan)
-    fields = torch.cat([users.fields(), machine.c[None]])
+    states = users.states()
     for start in range(0, len(row), _PAIRS):
         at = torch.arange(start, min(start + _PAIRS, len(row)))
         at = at[item[at] >= 0]
         q = item[at]
-        x = fields[row[at]] - users.own(row[at], q)
-        here = torch.arange(len(at), device=x.device)
+        state = states[row[at]] - users.own(row[at], q)
+        here = torch.arange(len(at), device=state.device)
         score = machine.scores if how == "exact" else machine.mean_scores
-        out[at.numpy()] = score(x, q.to(x.device), here).exp().double().cpu().numpy()
+        out[at.numpy()] = score(state, q.to(state.device), here).exp().double().cpu().numpy()
     return out
 
 
@@ -259,11 +271,10 @@ def recommend(
     worth = torch.tensor(_scale(model) if score == "rating" else _liked(model, like), device=machine.b.device)
     absent = machine.counts.sum(1) == 0
     found: list[tuple[int, Tensor, Tensor]] = []
-    weights = machine.weights(torch.arange(machine.items, device=machine.b.device)).flatten(0, 1).t()
     for start in range(0, len(users.ids), _USERS):
         part = users.part(start, start + _USERS)
-        h = torch.sigmoid(machine.field(part.items, part.codes, part.lengths))
-        chance = torch.softmax((h @ weights).view(len(h), machine.items, -1) + machine.b, 2)
+        h = machine.state(part.items, part.codes, part.lengths)
+        chance = torch.softmax(machine.all_logits(h), 2)
         value = chance.double() @ worth
         if score == "both":
             value = value.log() + network.log_choice(part.items, part.lengths)

@@ -5,7 +5,8 @@ E(items, h) = -M c.h - sum_i (a_i + D_i . h) over the M items of a user, hence
     p(item | h) = softmax_i(a_i + D_i . h) for each of the M draws,     p(h = 1 | items) = sigmoid(c + sum_i D_i),
 
 here with c not multiplied by M. Draws repeat items, users do not: where a user must not have an item twice the draws go on
-without it. With no hidden units this is the items' popularity.
+without it. With no hidden units this is the items' popularity. Where there are far more items than a user has, learning draws
+them by Metropolis' steps whose proposals come by popularity: the cost is that of the ratings, not of users x items.
 """
 
 from __future__ import annotations
@@ -17,10 +18,15 @@ from torch import Tensor, nn
 
 from reverie.data.space import Batch, Ragged
 from reverie.probability.machines.ratings import Total, pooled, scattered
+from reverie.probability.step_noise import ScatteredNoise
 from reverie.rng import Noise
 
 _PIECE = 2**20
 """Numbers over all items that are looked at together."""
+_PROPOSALS = 5
+"""Metropolis' steps per item and sweep."""
+_MANY = 20
+"""Items, per item of a user on average, from which on proposals are cheaper than all probabilities."""
 
 
 def draw(log_p: Tensor, noise: Noise, x: Ragged) -> Tensor:
@@ -40,9 +46,12 @@ def draw_apart(log_p: Tensor, noise: Noise, x: Ragged) -> Tensor:
 
 
 class ChoiceMachine(nn.Module):
-    """a (items,), D (items, hidden), c (hidden,). Learned from rows whose first column is the item."""
+    """a (items,), D (items, hidden), c (hidden,). Learned from rows whose first column is the item. `popular` (items,) are log
+    shares of the items in training, `length` the items that a user has there on average."""
 
     objective = "loss"
+    popular: Tensor
+    length: Tensor
 
     def __init__(self, items: int, hidden: int) -> None:
         super().__init__()
@@ -50,22 +59,27 @@ class ChoiceMachine(nn.Module):
         self.a = nn.Parameter(torch.full((items,), 1 / items).log())
         self.D = nn.Parameter(0.01 * torch.randn(items, hidden))
         self.c = nn.Parameter(torch.zeros(hidden))
+        self.register_buffer("popular", self.a.detach().clone())
+        self.register_buffer("length", torch.tensor(float(items)))
         self.fresh = True
 
     def start(self, batches: Iterable[Batch]) -> None:
         """a = log popularity, with half a rating more for each item; a trained machine keeps its own."""
-        counts = torch.full((self.items,), 0.5, dtype=torch.float64)
+        counts, users, steps = torch.full((self.items,), 0.5, dtype=torch.float64), 0, 0
         for batch in batches:
             x = batch.x
+            users, steps = users + len(x), steps + len(x.values)
             weight = None if batch.weight is None else torch.repeat_interleave(batch.weight, x.lengths).double().cpu()
             counts += torch.bincount(x.values[:, 0].long().cpu(), weights=weight, minlength=self.items)
         if self.fresh:
             with torch.no_grad():
-                self.a.copy_((counts / counts.sum()).log())
+                self.popular.copy_((counts / counts.sum()).log())
+                self.a.copy_(self.popular)
+                self.length.fill_(steps / users)
 
-    def decayed(self) -> list[nn.Parameter]:
-        """The parameters that weight decay shrinks."""
-        return [self.D]
+    def decayed(self) -> dict[nn.Parameter, float]:
+        """The parameters that weight decay shrinks, and by how much of it."""
+        return {self.D: 1.0}
 
     def held_out(self, x: Ragged) -> Tensor:
         """-log p(item | the user's other items) of every step, by one step of mean field, (N,) nats."""
@@ -87,6 +101,29 @@ class ChoiceMachine(nn.Module):
         """log p(item | h), (n, items)."""
         return torch.log_softmax(torch.addmm(self.a, h, self.D.t()), 1)
 
+    def _proposed(self, items: Tensor, row: Tensor, h: Tensor, steps: Noise) -> tuple[Tensor, Tensor]:
+        """Metropolis' steps from `items` (N,) that leave p(item | h) as it is, and log p(items | h), whose normaliser is
+        estimated from the user's first proposals."""
+        cumulative = self.popular.double().exp().cumsum(0)
+
+        def score(item: Tensor) -> Tensor:
+            return self.a[item] - self.popular[item] + (self.D[item] * h[row]).sum(1)
+
+        first = now = score(items)
+        log_p, at = torch.empty_like(now), items
+        for number in range(_PROPOSALS):
+            u = steps.uniform(2)
+            new = torch.searchsorted(cumulative, u[:, 0] * cumulative[-1], right=True).clamp_max(self.items - 1)
+            there = score(new)
+            if number == 0:
+                top = there.max()
+                sums = torch.zeros(len(h), dtype=there.dtype, device=row.device).index_add_(0, row, (there - top).exp())
+                mean = sums / torch.bincount(row, minlength=len(h)).clamp_min(1)
+                log_p = first + self.popular[items] - (top + mean.log())[row]
+            taken = u[:, 1].log() < there - now
+            at, now = torch.where(taken, new, at), torch.where(taken, there, now)
+        return at, log_p
+
     def contrast(
         self, x: Ragged, share: Tensor, sweeps: int, noise: Noise, total: Total
     ) -> tuple[dict[nn.Parameter, Tensor], Tensor]:
@@ -96,10 +133,14 @@ class ChoiceMachine(nn.Module):
         data = self.hidden_given(items, x.lengths)
         mean, drawn, error = data, items, data.new_zeros(len(items))
         for sweep in range(sweeps):
-            log_p = self.log_choice(noise.bernoulli(mean))
+            h = noise.bernoulli(mean)
+            if self.items > _MANY * self.length:
+                drawn, log_p = self._proposed(drawn, row, h, ScatteredNoise(noise, x))
+            else:
+                every = self.log_choice(h)
+                drawn, log_p = draw(every, noise, x), every[row, items]
             if sweep == 0:
-                error = -log_p[row, items]
-            drawn = draw(log_p, noise, x)
+                error = -log_p
             mean = self.hidden_given(drawn, x.lengths)
         up, down = data * share[:, None], mean * share[:, None]
         weight = share[row].double()

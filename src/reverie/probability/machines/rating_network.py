@@ -6,13 +6,14 @@ p(items, ratings) = p(items) p(ratings | items), of which `log_prob` is the seco
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from reverie.config import check_count
 from reverie.data.space import Block, Ragged, Space
-from reverie.errors import DataError, InvalidOption
+from reverie.errors import CheckpointError, DataError, InvalidOption
 from reverie.probability.machines.choices import ChoiceMachine, draw, draw_apart
 from reverie.probability.machines.ratings import RatingMachine, refuse_twice
 from reverie.probability.step_noise import StepNoise
@@ -47,6 +48,14 @@ class RatingNetwork(nn.Module):
             f"fit with hidden={_LISTED} or fewer, or compare by energy and by rating_rbm.predict_ratings"
         )
         return {"log_prob": reason}
+
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *rest: Any) -> None:
+        if f"{prefix}ratings.S" in state_dict:
+            raise CheckpointError(
+                "this rating_rbm was saved before users' offsets were a part of it, and its weights have no place in the "
+                "machine as it is now: fit it again"
+            )
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     # ------------------------------------------------------------------ model space and codes
 
@@ -138,8 +147,9 @@ class RatingNetwork(nn.Module):
         second half."""
         machine, row = self.ratings, x.places[0].to(items.device)
         for sweep in range(sweeps):
-            mean = torch.sigmoid(machine.field(items, items * machine.levels + rating, x.lengths))
-            logits = machine.logits(items, row, noise.bernoulli(mean))
+            state = machine.state(items, items * machine.levels + rating, x.lengths)
+            g = machine.grid[noise.categorical(state[:, machine.hidden :])]
+            logits = machine.logits(items, row, noise.bernoulli(torch.sigmoid(state[:, : machine.hidden])), g)
             drawn = steps.categorical(logits)
             rating = drawn if held is None else torch.where(held, rating, drawn)
             if total is not None and sweep >= sweeps // 2:
