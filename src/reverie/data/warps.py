@@ -118,7 +118,7 @@ class Warp:
         r = (
             raw.clamp(-700, 700).exp()
             if self.kind == "log"
-            else self.scale * torch.nn.functional.softplus(raw / self.scale)
+            else self.scale * torch.logaddexp(raw / self.scale, torch.zeros_like(raw))
         )
         return self.high - r if self.mirrored else self.low + r
 

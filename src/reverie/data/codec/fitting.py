@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _FIT_ROWS = 200_000
 _FEW_ROWS = 4_000
+_FEWEST, _MOST_DIGITS = 20, 6
 _ROWS_PER_LEVEL = 20
 """Rows that a gridded column must have per distinct value for these to be categories."""
 
@@ -108,7 +109,7 @@ def _continuous(
     support = Support() if tied else _support(field, label, values, wants)
     heavy = field.support == "heavy-tailed"
     warp = choose_warp(values, support, heavy=heavy, plain=tied or (_plain(field, wants) and not support.bounded))
-    grain = _grain(values) if field.kind == "datetime" else None
+    grain = _grain(values, dates=field.kind == "datetime")
     curved = warp.kind != "identity"
     basis = (support.low_basis, support.high_basis)
     warped = Warped(warp, values.size, basis, support.closed, grain) if curved else None
@@ -123,10 +124,19 @@ def _continuous(
     return Affine(warp.mean, warp.sd, tied, warp.limit, grain)
 
 
-def _grain(seconds: Floats) -> float | None:
-    """The longest of a day, an hour, a minute and a second of which all dates are multiples."""
-    lengths = (86_400.0, 3_600.0, 60.0, 1.0)
-    return next((length for length in lengths if not np.remainder(seconds, length).any()), None)
+def _grain(values: Floats, *, dates: bool) -> float | None:
+    """The longest of a day, an hour, a minute and a second of which all dates are multiples; of numbers, the decimal place that
+    they are written to, where that is no further than the sixth and there are enough of them to tell."""
+    if dates:
+        lengths = (86_400.0, 3_600.0, 60.0, 1.0)
+        return next((length for length in lengths if not np.remainder(values, length).any()), None)
+    if values.size < _FEWEST:
+        return None
+    for digits in range(_MOST_DIGITS + 1):
+        short = np.round(values, digits)
+        if np.array_equal(short, values) or np.array_equal(short.astype(np.float32), values):
+            return float(10.0**-digits)
+    return None
 
 
 def _grid(field: Field, label: str, values: NDArray[np.float64], found: Profile, wants: Wants) -> ColumnStep:

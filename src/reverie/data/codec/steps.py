@@ -112,7 +112,7 @@ class Affine(ColumnStep):
     """The values repeat or lie on a grid: a density compares models of this column, but is no probability."""
     limit: float | None = None
     grain: float | None = None
-    """Values are whole multiples of it (dates without seconds), too fine to be a grid."""
+    """Values are whole multiples of it (dates without seconds, amounts in cents), too fine to be a grid."""
 
     @property
     def warp(self) -> Warp:
@@ -186,6 +186,9 @@ class Warped(ColumnStep):
 
     def decode(self, x: Floats) -> Floats:
         values = on_grain(on_arrays(self.warp.inverse, x[:, 0]), self.grain)
+        if self.grain is not None:  # nothing is rounded onto an end that does not belong to the support
+            values = np.where(values <= self.warp.low, values + self.grain, values)
+            values = np.where(values >= self.warp.high, values - self.grain, values)
         low, high = self.closed
         return values if low is None and high is None else np.clip(values, low, high)
 
@@ -200,7 +203,9 @@ class Warped(ColumnStep):
 
 def on_grain(values: Floats, grain: float | None) -> Floats:
     """The nearest whole multiples of the grain."""
-    return values if grain is None else np.round(values / grain) * grain
+    if grain is None:
+        return values
+    return np.round(values, round(-math.log10(grain))) if grain < 1 else np.round(values / grain) * grain
 
 
 def _inner(end: float, hair: float) -> float:

@@ -128,10 +128,10 @@ def _below(end: float, low: float, values: Floats) -> float:
 def _end(ordered: Floats, step: float) -> tuple[float, float]:
     """Where the lower end of these sorted values seems to be, and how sure it is that there is one, in standard errors.
 
-    Of the values in two neighbouring stretches of equal width, a tenth of all, c0 lie in the outer one. A density that falls to
+    Of the values in two neighbouring stretches of equal width, a tenth of all (a quarter of few), c0 lie in the outer one. A density that falls to
     nothing there, no faster than in a straight line, has a third of them in it at most; one that breaks off has more.
     """
-    most = min(ordered.size // 10, 1000)
+    most = min(max(ordered.size // 10, min(ordered.size // 4, 250)), 1000)
     if most < _LEAST:
         return float(ordered[0]), 0.0
     if step:
