@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,10 @@ def facts(path: Path) -> dict[str, Any]:
     except ReverieError as error:
         return {**out, "not_loaded": str(error)}
     out["can"] = sorted(model.can)
+    out["rules"] = [
+        {"rule": rule.text, "rows": rule.evidence.rows, "log_chance": rule.evidence.log_chance} for rule in model.rules
+    ]
+    out["columns"] = model.codec.supports()
     if model.log_prob_kind:
         out["likelihood"] = {"kind": model.log_prob_kind, "measure": model.measure, "info": model.log_prob_info}
     out["phases"] = _phases(model, out)
@@ -134,6 +139,12 @@ def text(found: dict[str, Any]) -> str:
         lines += ["", f"trained: {found['epochs']} epochs, {found['steps']} steps, {duration(found['seconds'])}"]
     if found["history"]:
         lines += _history(found["history"])
+    if found.get("columns"):
+        lines += ["", "columns on a support or scale of their own:"]
+        lines += [f"  {name}: {support}" for name, support in found["columns"].items()]
+    if found.get("rules"):
+        lines += ["", "rules that all rows keep:"]
+        lines += [f"  {item['rule']} ({item['rows']:,} rows{_chance(item['log_chance'])})" for item in found["rules"]]
     if found.get("can"):
         lines += ["", f"can: {', '.join(found['can'])}"]
     if found.get("likelihood"):
@@ -149,6 +160,11 @@ def text(found: dict[str, Any]) -> str:
     if found.get("not_loaded"):
         lines.append(f"not loaded: {found['not_loaded']}")
     return "\n".join(lines)
+
+
+def _chance(log_chance: float) -> str:
+    """The chance that a rule found would hold by itself; nothing for one that was asked for."""
+    return f", by chance in 1 of 10^{-log_chance / math.log(10):.0f} tables" if log_chance else ", asked for"
 
 
 def _history(history: list[dict[str, Any]]) -> list[str]:

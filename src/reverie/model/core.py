@@ -10,6 +10,7 @@ from torch import nn
 
 from reverie import catalog
 from reverie.data.codec.maps import Codec
+from reverie.data.rules.rule import Rule
 from reverie.data.schema import Schema
 from reverie.errors import InvalidOption, Unsupported, did_you_mean
 from reverie.learning.run import present
@@ -53,6 +54,11 @@ class Core:
     def findings(self) -> list[Finding]:
         """What training noticed about itself: divergence, overfitting, dead units ... with what to do about it."""
         return [Finding(**found) for found in self.info.get("findings", [])]
+
+    @property
+    def rules(self) -> tuple[Rule, ...]:
+        """What all rows keep that the model makes: found in the training rows or asked for, each with its evidence."""
+        return self.codec.kept
 
     @property
     def can(self) -> frozenset[str]:

@@ -164,6 +164,15 @@ class Columns:
                 )
         return np.array(out)
 
+    def supports(self) -> dict[str, str]:
+        """What is known of the columns that are not as they are: see `Codec.supports`."""
+        told = {}
+        for name, position, step in self.steps:
+            text = step.support
+            if text:
+                told[name if position is None else f"{name}[{position}]"] = text
+        return told
+
     def to_json(self) -> list[Any]:
         return [[name, position, step.to_json()] for name, position, step in self.steps]
 

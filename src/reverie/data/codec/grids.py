@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from reverie.data.codec.steps import MANY, Bools, ColumnStep, Floats, one_column, unexpected
+from reverie.data.codec.steps import MANY, Bools, ColumnStep, Floats, one_column, told, unexpected
 from reverie.data.space import Block
 from reverie.data.warps import Warp, on_arrays
 
@@ -121,6 +121,10 @@ class WarpedGrid(ColumnStep):
     @property
     def measure(self) -> str:
         return "counting"
+
+    @property
+    def support(self) -> str:
+        return told(self.warp, self.basis, self.warp.low, self.warp.high)
 
     @property
     def own_noise(self) -> bool:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from reverie import catalog
 from reverie.data.codec.condition import ConditionCodec
+from reverie.data.rules.rule import Rule
 from reverie.data.space import Points, Ragged, Space, Unseen, Wants, rows_of
 from reverie.data.table import Table
 from reverie.errors import DataError
@@ -68,6 +69,15 @@ class Codec(ABC):
     """Uniforms drawn per row by `noise`; 0 means the map is deterministic."""
     unseen: Unseen = "refuse"
     """What `read_table` shall do with categories that training did not have."""
+
+    @property
+    def kept(self) -> tuple[Rule, ...]:
+        """The rules that all rows keep that are decoded."""
+        return ()
+
+    def supports(self) -> dict[str, str]:
+        """Numeric columns that are not as they are in model space: where they can lie, what says so, and their map."""
+        return {}
 
     @property
     @abstractmethod

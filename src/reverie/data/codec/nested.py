@@ -37,6 +37,10 @@ class Atoms(ColumnStep):
     def measure(self) -> str:
         return "counting" if self.rest.measure == "counting" else "atoms + Lebesgue"
 
+    @property
+    def support(self) -> str:
+        return _around(self.atoms, self.rest)
+
     def _which(self, values: Floats) -> NDArray[np.intp]:
         at = np.clip(np.searchsorted(self.atoms, values), 0, self.atoms.size - 1)
         return np.where(self.atoms[at] == values, at, self.atoms.size)
@@ -96,6 +100,10 @@ class Lifted(ColumnStep):
     @property
     def measure(self) -> str:
         return "atoms + Lebesgue"
+
+    @property
+    def support(self) -> str:
+        return _around(self.atoms, self.rest)
 
     @property
     def _lifts(self) -> Floats:
@@ -161,6 +169,10 @@ class Flagged(ColumnStep):
         return 1 + self.inner.width
 
     @property
+    def support(self) -> str:
+        return self.inner.support
+
+    @property
     def measure(self) -> str:
         return self.inner.measure
 
@@ -174,6 +186,11 @@ class Flagged(ColumnStep):
 
     def blocks(self, name: str) -> list[Block]:
         return [Block(f"{name} is missing", "binary", 0, 1), *self.inner.blocks(name)]
+
+
+def _around(atoms: Floats, rest: ColumnStep) -> str:
+    some = ", ".join(f"{atom:g}" for atom in atoms[:4]) + (", ..." if atoms.size > 4 else "")
+    return f"often {some}, otherwise {rest.support or 'any number'}"
 
 
 def step_from_json(data: dict[str, Any]) -> ColumnStep:

@@ -133,6 +133,9 @@ class SequenceCodec(Codec):
             condition=condition,
         )
 
+    def supports(self) -> dict[str, str]:
+        return self.columns.supports()
+
     @property
     def measure(self) -> str:
         return self.columns.measure

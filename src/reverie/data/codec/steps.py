@@ -74,6 +74,11 @@ class ColumnStep(ABC):
     def blocks(self, name: str) -> list[Block]:
         """The blocks of model space it fills, unplaced."""
 
+    @property
+    def support(self) -> str:
+        """Where its values can lie, what says so, and its map, for people; empty where the column is as it is."""
+        return ""
+
     def to_json(self) -> dict[str, Any]:
         """The kind and every field, as JSON."""
         own: Any = self
@@ -166,6 +171,10 @@ class Warped(ColumnStep):
     def measure(self) -> str:
         return "Lebesgue"
 
+    @property
+    def support(self) -> str:
+        return told(self.warp, self.basis, self.warp.low, self.warp.high)
+
     def _settled(self, values: Floats) -> tuple[Floats, Floats]:
         """Values inside the support, NaN where missing, and how far away each was, in the unit of the column."""
         typical = self.unit
@@ -199,6 +208,15 @@ class Warped(ColumnStep):
 
     def blocks(self, name: str) -> list[Block]:
         return [Block(name, "real", 0, 1, scale=(self.unit,))]
+
+
+def told(warp: Warp, basis: tuple[str, str], low: float, high: float) -> str:
+    """A map and its support in words."""
+    ends = []
+    for end, why, side in ((low, basis[0], "above"), (high, basis[1], "below")):
+        if math.isfinite(end):
+            ends.append(f"{side} {end:.6g}" + (f" ({why})" if why else ""))
+    return f"{' and '.join(ends) or 'any number'}: {warp.formula}"
 
 
 def on_grain(values: Floats, grain: float | None) -> Floats:
@@ -249,6 +267,10 @@ class Quantile(ColumnStep):
         w = self._inside(values)
         piece, slope = self._piece(w)
         return one_column(self.heights[piece] + (w - self.knots[piece]) * slope, ~np.isnan(values))
+
+    @property
+    def support(self) -> str:
+        return "normal scores" + (f", {self.inner.support}" if self.inner else "")
 
     def _inside(self, values: Floats) -> Floats:
         """w of every value, NaN where missing."""

@@ -15,6 +15,7 @@ from reverie.data.codec.maps import Codec, Prepared, sample_weights
 from reverie.data.codec.ruled import free_fields, rules_of
 from reverie.data.codec.steps import MANY, unexpected
 from reverie.data.rules.book import RuleBook
+from reverie.data.rules.rule import Rule
 from reverie.data.space import Space, Wants
 from reverie.data.table import Table
 from reverie.rng import Noise
@@ -71,6 +72,13 @@ class TableCodec(Codec):
             rules=rules,
             rows=sample.n,
         )
+
+    @property
+    def kept(self) -> tuple[Rule, ...]:
+        return tuple(self.rules.rules)
+
+    def supports(self) -> dict[str, str]:
+        return self.columns.supports()
 
     @property
     def measure(self) -> str:
