@@ -203,7 +203,10 @@ def test_what_nearly_holds_is_no_rule():
     data.loc[6, "country"] = "FR" if data.country[6] != "FR" else "DE"
     data.loc[7, "end"] = data.start[7] - pd.Timedelta("1D")
     model = rv.TableMixture(components=1).fit(data, epochs=1, progress=False)
-    assert texts(model) == TEXTS - {"start < end", "country by city", "total = net + tax"}
+    lost = {"start < end", "country by city", "total = net + tax"}
+    assert not texts(model) & lost
+    assert texts(model) >= TEXTS - lost
+    assert "net <= total and tax <= total" in texts(model)  # which is still so
 
 
 def test_arrays_and_few_rows_have_no_rules():
