@@ -22,6 +22,7 @@ from reverie.evaluation import log_partition as log_partition
 from reverie.evaluation import mixing as mixing
 from reverie.learning.training import Training as Training
 from reverie.model.model import Model as Model
+from reverie.models.classical.adversarial_forest import AdversarialForest as AdversarialForest
 from reverie.models.classical.bayesian_mixture import BayesianGaussianMixture as BayesianGaussianMixture
 from reverie.models.classical.hmm import HMM as HMM
 from reverie.models.classical.mixture import BernoulliMixture as BernoulliMixture

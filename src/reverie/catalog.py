@@ -148,6 +148,17 @@ _BUILT_IN = (
         ("naive_bayes.joint_log_prob",),
         needs_y=True,
     ),
+    Family(
+        name="adversarial_forest",
+        path="reverie.models.classical.adversarial_forest:AdversarialForest",
+        title="Adversarial random forest",
+        summary="tables of mixed columns from the leaves of trees that cannot tell rows from made ones; exact with missing cells",
+        can=("sample", "log_prob", "impute", "predict", "predict_proba"),
+        kinds=("number", "integer", "category", "boolean", "datetime"),
+        conditions=("labels",),
+        likelihood="exact",
+        holes=True,
+    ),
     _classical(
         "hmm",
         "classical.hmm:HMM",
