@@ -24,6 +24,7 @@ from reverie.learning.run import Run
 from reverie.models.classical.adversarial_forest import AdversarialForest
 from reverie.models.classical.mixture import GaussianMixture, TableMixture
 from reverie.models.classical.naive_bayes import NaiveBayes
+from reverie.models.classical.unmasking_trees import UnmaskingTrees
 from reverie.models.deep.autoencoder import Autoencoder
 from reverie.models.deep.gan import GAN
 from reverie.models.deep.vae import VAE
@@ -110,6 +111,7 @@ def small_recipes() -> dict[str, Estimator]:
         "table_mixture": TableMixture(components=3, tol=0, stepwise=True),
         "naive_bayes": NaiveBayes(tol=0),
         "adversarial_forest": AdversarialForest(trees=4, leaf=10, rounds=2),
+        "unmasking_trees": UnmaskingTrees(depth=2, copies=2, trees=3, leaves=5),
         "rbm": RBM(hidden=8, chains=20, schedule="linear", momentum=0.5),
         "tempered rbm": RBM(hidden=8, chains=21, replicas=3, sweeps=2),
         "temporal_rbm": TemporalRBM(hidden=6, order=2, frames=60, sweeps=2),
@@ -158,7 +160,7 @@ def rows_for(family: str, n: int = 501) -> Any:
         rows = numeric_rows(n)
         y = pd.Series(np.where(rows[:, 0] > 3, "high", "low")).where(np.arange(n) % 3 > 0)
         return as_dataset(numeric_rows(n, holes=0.1), y)
-    return numeric_rows(n, holes=0.1 if family in ("gmm", "table_mixture") else 0.0)
+    return numeric_rows(n, holes=0.1 if family in ("gmm", "table_mixture", "unmasking_trees") else 0.0)
 
 
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -166,6 +168,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "table_mixture": {"epochs": 3, "batch_size": 100},
     "naive_bayes": {"epochs": 3, "batch_size": 100},
     "adversarial_forest": {"epochs": 1, "batch_size": 100},
+    "unmasking_trees": {"epochs": 1, "batch_size": 100},
     "rbm": {"epochs": 3, "batch_size": 100, "ema": 0.9},
     "tempered rbm": {"epochs": 3, "batch_size": 100, "ema": 0.9},
     "temporal_rbm": {"epochs": 3, "batch_size": 100, "ema": 0.9},

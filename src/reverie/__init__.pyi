@@ -32,6 +32,7 @@ from reverie.models.classical.mixture import PoissonMixture as PoissonMixture
 from reverie.models.classical.mixture import StudentMixture as StudentMixture
 from reverie.models.classical.mixture import TableMixture as TableMixture
 from reverie.models.classical.naive_bayes import NaiveBayes as NaiveBayes
+from reverie.models.classical.unmasking_trees import UnmaskingTrees as UnmaskingTrees
 from reverie.models.deep.autoencoder import Autoencoder as Autoencoder
 from reverie.models.deep.gan import GAN as GAN
 from reverie.models.deep.vae import VAE as VAE

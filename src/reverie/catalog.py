@@ -159,6 +159,16 @@ _BUILT_IN = (
         likelihood="exact",
         holes=True,
     ),
+    Family(
+        name="unmasking_trees",
+        path="reverie.models.classical.unmasking_trees:UnmaskingTrees",
+        title="Unmasking trees",
+        summary="every column of a mixed table given any others, by boosted trees: fills cells, draws rows column by column",
+        can=("sample", "log_prob", "impute"),
+        kinds=("number", "integer", "category", "boolean", "datetime"),
+        likelihood="exact or estimate",
+        holes=True,
+    ),
     _classical(
         "hmm",
         "classical.hmm:HMM",

@@ -34,6 +34,7 @@ from reverie.models.classical.mixture import (
     TableMixture,
 )
 from reverie.models.classical.naive_bayes import NaiveBayes
+from reverie.models.classical.unmasking_trees import UnmaskingTrees
 from reverie.models.deep.autoencoder import Autoencoder
 from reverie.models.deep.gan import GAN
 from reverie.models.deep.vae import VAE
@@ -84,6 +85,9 @@ KIT: dict[str, Kit] = {
     "poisson_mixture": _em(PoissonMixture(components=3, tol=0)),
     "naive_bayes": Kit(NaiveBayes(), {"epochs": 1}, size=None, seeded=False, float64=True),
     "adversarial_forest": Kit(AdversarialForest(trees=8, leaf=20, rounds=2), {"epochs": 1}, size=None, float64=True),
+    "unmasking_trees": Kit(
+        UnmaskingTrees(depth=2, copies=2, trees=3, leaves=5), {"epochs": 1}, size=None, float64=True
+    ),
     "rbm": Kit(
         RBM(hidden=6, chains=20, centring=0.05),
         {"epochs": 2},

@@ -71,7 +71,7 @@ CLASSIFIERS = with_verb("predict")
 DENSE = ["gmm", "bayesian_gmm", "student_mixture"]
 PICTURES = [family for family in SCORERS if "image" in rv.catalog.family(family).kinds]
 DECODERS = with_verb("decode")
-ONE_PASS = ["naive_bayes", "hopfield", "adversarial_forest"]
+ONE_PASS = ["naive_bayes", "hopfield", "adversarial_forest", "unmasking_trees"]
 LEARNED_BY_STEPS = [family for family in FAMILIES if family not in EM and family not in ONE_PASS]
 SIZED = [family for family in FAMILIES if KIT[family].size is not None]
 

@@ -48,11 +48,13 @@ def line(low: float, high: float, count: int) -> tuple[np.ndarray, float]:
 
 
 def breaks(model, column: int) -> np.ndarray:
-    """Where the density of a column of numbers has steps: at the cuts of a forest's trees."""
+    """Where the density of a column of numbers has steps: at the cuts of a forest's trees, and of its bins."""
     network = model.network
     if not hasattr(network, "threshold"):
         return np.empty(0)
     cuts = network.threshold[network.feature == column].numpy()
+    if hasattr(network, "edges"):
+        cuts = np.concatenate([cuts, network.edges[column][network.edges[column].isfinite()].numpy()])
     return model.codec.steps[column][2].decode(cuts[:, None])
 
 

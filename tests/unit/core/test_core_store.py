@@ -54,7 +54,7 @@ def test_who_can_and_who_takes():
     assert catalog.who_can("fly") == "none in this version"
     assert (
         catalog.who_takes({"category"})
-        == "table_mixture, categorical_mixture, adversarial_forest, autoencoder, vae, gan"
+        == "table_mixture, categorical_mixture, adversarial_forest, unmasking_trees, autoencoder, vae, gan"
     )
     assert catalog.who_takes({"image"}, verb="impute", holes=True) == "gmm, bernoulli_mixture, rbm, vae"
     mixtures = "gmm, bayesian_gmm, student_mixture, table_mixture"
@@ -63,10 +63,11 @@ def test_who_can_and_who_takes():
         == f"{mixtures}, naive_bayes, adversarial_forest, vae"
     )
     assert (
-        catalog.who_takes({"number"}) == f"{mixtures}, adversarial_forest, autoencoder, vae, gan"
+        catalog.who_takes({"number"}) == f"{mixtures}, adversarial_forest, unmasking_trees, autoencoder, vae, gan"
     )  # naive Bayes needs y
     assert (
-        catalog.who_takes({"integer"}) == f"{mixtures}, poisson_mixture, adversarial_forest, autoencoder, vae, gan"
+        catalog.who_takes({"integer"})
+        == f"{mixtures}, poisson_mixture, adversarial_forest, unmasking_trees, autoencoder, vae, gan"
     )  # the rbm's must be bits
     assert catalog.who_takes({"number", "sequence"}) == "none in this version"
 

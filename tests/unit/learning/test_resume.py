@@ -17,6 +17,7 @@ FAMILIES = [
     "table_mixture",
     "naive_bayes",
     "adversarial_forest",
+    "unmasking_trees",
     "rbm",
     "tempered rbm",
     "temporal_rbm",
@@ -28,7 +29,7 @@ FAMILIES = [
     "gan",
     "stack",
 ]
-STEPS = {"adversarial_forest": 5, "dbn": 20, "dbm": 20, "autoencoder": 20, "stack": 20}
+STEPS = {"adversarial_forest": 5, "unmasking_trees": 5, "dbn": 20, "dbm": 20, "autoencoder": 20, "stack": 20}
 """Of several phases, each of which has a pass at least."""
 
 

@@ -63,6 +63,11 @@ class Variables:
         self.all = tuple(found)
         self.numbers = [j for j, variable in enumerate(found) if not variable.levels]
         self.coded = [j for j, variable in enumerate(found) if variable.levels]
+        names = [(v.block.name if v.block is not None else "", bool(v.levels)) for v in found]
+        self.gates = [
+            (j, j + 1) for j in range(len(found) - 1) if names[j] == (names[j + 1][0], True) and not names[j + 1][1]
+        ]
+        """(category, number) of columns some of whose values are kept apart: the number is there for the last level only."""
 
     def __len__(self) -> int:
         return len(self.all)
