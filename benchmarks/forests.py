@@ -158,7 +158,7 @@ def _panels(model: Any, rows: np.ndarray, canvas: Any) -> None:
         ax.set_title(title)
         ax.set_aspect("equal")
     figure.tight_layout()
-    figure.savefig(Path(__file__).parents[1] / "docs" / "images" / f"{model.family}.png", dpi=75)
+    figure.savefig(Path(__file__).parents[1] / "docs" / "images" / f"{model.family}.png", dpi=62)
 
 
 def main(part: str, name: str) -> None:
