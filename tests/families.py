@@ -21,8 +21,10 @@ from reverie.learning.phases import Phase
 from reverie.learning.rules.descent import Descent
 from reverie.learning.rules.gradient import Gradient
 from reverie.learning.run import Run
+from reverie.models.classical.adversarial_forest import AdversarialForest
 from reverie.models.classical.mixture import GaussianMixture, TableMixture
 from reverie.models.classical.naive_bayes import NaiveBayes
+from reverie.models.classical.unmasking_trees import UnmaskingTrees
 from reverie.models.deep.autoencoder import Autoencoder
 from reverie.models.deep.gan import GAN
 from reverie.models.deep.vae import VAE
@@ -108,6 +110,8 @@ def small_recipes() -> dict[str, Estimator]:
         "gmm": GaussianMixture(components=3, tol=0),
         "table_mixture": TableMixture(components=3, tol=0, stepwise=True),
         "naive_bayes": NaiveBayes(tol=0),
+        "adversarial_forest": AdversarialForest(trees=4, leaf=10, rounds=2),
+        "unmasking_trees": UnmaskingTrees(depth=2, copies=2, trees=3, leaves=5),
         "rbm": RBM(hidden=8, chains=20, schedule="linear", momentum=0.5),
         "tempered rbm": RBM(hidden=8, chains=21, replicas=3, sweeps=2),
         "temporal_rbm": TemporalRBM(hidden=6, order=2, frames=60, sweeps=2),
@@ -143,7 +147,7 @@ def walks(n: int = 501, *, seed: int = 0) -> list[np.ndarray]:
 
 
 def rows_for(family: str, n: int = 501) -> Any:
-    """Data this family learns from: bits for the machines, with labels for the deep belief net, holes for the mixtures, holes in rows and labels for naive Bayes,
+    """Data this family learns from: bits for the machines, with labels for the deep belief net, holes for the mixtures, holes in rows and labels for naive Bayes and the forest,
     sequences for the temporal machine, plain numbers for the others."""
     if family == "temporal_rbm":
         return walks(n)
@@ -152,17 +156,19 @@ def rows_for(family: str, n: int = 501) -> Any:
     if family == "dbn":
         rows = bit_rows(n)
         return as_dataset(rows, pd.Series(np.where(rows[:, :6].sum(1) > 3, "many", "few")))
-    if family == "naive_bayes":
+    if family in ("naive_bayes", "adversarial_forest"):
         rows = numeric_rows(n)
         y = pd.Series(np.where(rows[:, 0] > 3, "high", "low")).where(np.arange(n) % 3 > 0)
         return as_dataset(numeric_rows(n, holes=0.1), y)
-    return numeric_rows(n, holes=0.1 if family in ("gmm", "table_mixture") else 0.0)
+    return numeric_rows(n, holes=0.1 if family in ("gmm", "table_mixture", "unmasking_trees") else 0.0)
 
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "gmm": {"epochs": 3, "batch_size": 100},
     "table_mixture": {"epochs": 3, "batch_size": 100},
     "naive_bayes": {"epochs": 3, "batch_size": 100},
+    "adversarial_forest": {"epochs": 1, "batch_size": 100},
+    "unmasking_trees": {"epochs": 1, "batch_size": 100},
     "rbm": {"epochs": 3, "batch_size": 100, "ema": 0.9},
     "tempered rbm": {"epochs": 3, "batch_size": 100, "ema": 0.9},
     "temporal_rbm": {"epochs": 3, "batch_size": 100, "ema": 0.9},

@@ -22,6 +22,7 @@ from reverie.evaluation import log_partition as log_partition
 from reverie.evaluation import mixing as mixing
 from reverie.learning.training import Training as Training
 from reverie.model.model import Model as Model
+from reverie.models.classical.adversarial_forest import AdversarialForest as AdversarialForest
 from reverie.models.classical.bayesian_mixture import BayesianGaussianMixture as BayesianGaussianMixture
 from reverie.models.classical.hmm import HMM as HMM
 from reverie.models.classical.mixture import BernoulliMixture as BernoulliMixture
@@ -31,6 +32,7 @@ from reverie.models.classical.mixture import PoissonMixture as PoissonMixture
 from reverie.models.classical.mixture import StudentMixture as StudentMixture
 from reverie.models.classical.mixture import TableMixture as TableMixture
 from reverie.models.classical.naive_bayes import NaiveBayes as NaiveBayes
+from reverie.models.classical.unmasking_trees import UnmaskingTrees as UnmaskingTrees
 from reverie.models.deep.autoencoder import Autoencoder as Autoencoder
 from reverie.models.deep.gan import GAN as GAN
 from reverie.models.deep.vae import VAE as VAE

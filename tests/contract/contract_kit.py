@@ -23,6 +23,7 @@ from reverie.data.dataset import Dataset
 from reverie.data.sources.load import as_dataset
 from reverie.estimator import Estimator
 from reverie.model.model import Model
+from reverie.models.classical.adversarial_forest import AdversarialForest
 from reverie.models.classical.bayesian_mixture import BayesianGaussianMixture
 from reverie.models.classical.mixture import (
     BernoulliMixture,
@@ -33,6 +34,7 @@ from reverie.models.classical.mixture import (
     TableMixture,
 )
 from reverie.models.classical.naive_bayes import NaiveBayes
+from reverie.models.classical.unmasking_trees import UnmaskingTrees
 from reverie.models.deep.autoencoder import Autoencoder
 from reverie.models.deep.gan import GAN
 from reverie.models.deep.vae import VAE
@@ -82,6 +84,10 @@ KIT: dict[str, Kit] = {
     "categorical_mixture": _em(CategoricalMixture(components=3, tol=0)),
     "poisson_mixture": _em(PoissonMixture(components=3, tol=0)),
     "naive_bayes": Kit(NaiveBayes(), {"epochs": 1}, size=None, seeded=False, float64=True),
+    "adversarial_forest": Kit(AdversarialForest(trees=8, leaf=20, rounds=2), {"epochs": 1}, size=None, float64=True),
+    "unmasking_trees": Kit(
+        UnmaskingTrees(depth=2, copies=2, trees=3, leaves=5), {"epochs": 1}, size=None, float64=True
+    ),
     "rbm": Kit(
         RBM(hidden=6, chains=20, centring=0.05),
         {"epochs": 2},

@@ -71,7 +71,7 @@ CLASSIFIERS = with_verb("predict")
 DENSE = ["gmm", "bayesian_gmm", "student_mixture"]
 PICTURES = [family for family in SCORERS if "image" in rv.catalog.family(family).kinds]
 DECODERS = with_verb("decode")
-ONE_PASS = ["naive_bayes", "hopfield"]
+ONE_PASS = ["naive_bayes", "hopfield", "adversarial_forest", "unmasking_trees"]
 LEARNED_BY_STEPS = [family for family in FAMILIES if family not in EM and family not in ONE_PASS]
 SIZED = [family for family in FAMILIES if KIT[family].size is not None]
 
@@ -170,7 +170,7 @@ CAUSES = [
           r"cannot learn from 'size' \(number\).*it takes boolean, category\. Families that can: table_mixture, .*vae, gan$"),
     Cause("categories for numbers", DENSE, lambda f: fit(f, frame()), UnsupportedData,
           r"cannot learn from 'colour' \(category\), 'paid' \(boolean\).*: table_mixture, .*vae, gan$"),
-    Cause("ids above 2**24", [f for f in NUMERIC if f not in EM],
+    Cause("ids above 2**24", [f for f in NUMERIC if f not in EM and f not in ONE_PASS],
           lambda f: fit(f, np.random.default_rng(0).integers(0, 2**40, 99)), UnsupportedData,
           "more than float32 can tell apart.*role id"),
     Cause("two columns of one name", FAMILIES, lambda f: fit(f, pd.DataFrame(np.ones((3, 2)), columns=["a", "a"])),
@@ -479,7 +479,7 @@ def test_resume_refuses_another_run_and_names_the_fields(family, tmp_path):
     with pytest.raises(InvalidOption, match="give one of epochs, steps"):
         rv.resume(run, data, epochs=9, steps=4)
     assert tree(tmp_path) == before
-    if family not in ONE_PASS:  # they have counted, or stored, every row and are done
+    if family not in ONE_PASS:  # they have counted, stored or split every row and are done
         phases = KIT[family].phases
         further = rv.resume(run, data, epochs=options["epochs"] + phases)
         assert further.history[-1]["epoch"] == options["epochs"] // phases + 1

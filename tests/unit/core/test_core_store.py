@@ -52,13 +52,22 @@ def test_families_by_name():
 def test_who_can_and_who_takes():
     assert catalog.who_can("energy") == "rbm, rating_rbm, boltzmann_machine, hopfield"
     assert catalog.who_can("fly") == "none in this version"
-    assert catalog.who_takes({"category"}) == "table_mixture, categorical_mixture, autoencoder, vae, gan"
+    assert (
+        catalog.who_takes({"category"})
+        == "table_mixture, categorical_mixture, adversarial_forest, unmasking_trees, autoencoder, vae, gan"
+    )
     assert catalog.who_takes({"image"}, verb="impute", holes=True) == "gmm, bernoulli_mixture, rbm, vae"
     mixtures = "gmm, bayesian_gmm, student_mixture, table_mixture"
-    assert catalog.who_takes({"number"}, condition="labels", but="gan") == f"{mixtures}, naive_bayes, vae"
-    assert catalog.who_takes({"number"}) == f"{mixtures}, autoencoder, vae, gan"  # naive Bayes needs y
     assert (
-        catalog.who_takes({"integer"}) == f"{mixtures}, poisson_mixture, autoencoder, vae, gan"
+        catalog.who_takes({"number"}, condition="labels", but="gan")
+        == f"{mixtures}, naive_bayes, adversarial_forest, vae"
+    )
+    assert (
+        catalog.who_takes({"number"}) == f"{mixtures}, adversarial_forest, unmasking_trees, autoencoder, vae, gan"
+    )  # naive Bayes needs y
+    assert (
+        catalog.who_takes({"integer"})
+        == f"{mixtures}, poisson_mixture, adversarial_forest, unmasking_trees, autoencoder, vae, gan"
     )  # the rbm's must be bits
     assert catalog.who_takes({"number", "sequence"}) == "none in this version"
 

@@ -18,6 +18,8 @@ STOPS = {
     "gmm": (3, 5, 7),
     "table_mixture": (7,),
     "naive_bayes": (7,),
+    "adversarial_forest": (3,),
+    "unmasking_trees": (3,),
     "rbm": (3, 5, 7),
     "tempered rbm": (3, 5, 7),
     "temporal_rbm": (3, 5, 7),

@@ -18,6 +18,8 @@ TOLERANCE = {
     "gmm": 1e-12,
     "table_mixture": 1e-12,
     "naive_bayes": 1e-12,
+    "adversarial_forest": 0.0,
+    "unmasking_trees": 0.0,
     "dbn": 2e-4,
     "dbm": 2e-4,
     "autoencoder": 2e-4,

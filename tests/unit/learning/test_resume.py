@@ -16,6 +16,8 @@ FAMILIES = [
     "gmm",
     "table_mixture",
     "naive_bayes",
+    "adversarial_forest",
+    "unmasking_trees",
     "rbm",
     "tempered rbm",
     "temporal_rbm",
@@ -27,7 +29,7 @@ FAMILIES = [
     "gan",
     "stack",
 ]
-STEPS = {"dbn": 20, "dbm": 20, "autoencoder": 20, "stack": 20}
+STEPS = {"adversarial_forest": 5, "unmasking_trees": 5, "dbn": 20, "dbm": 20, "autoencoder": 20, "stack": 20}
 """Of several phases, each of which has a pass at least."""
 
 
