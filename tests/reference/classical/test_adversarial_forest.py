@@ -25,7 +25,7 @@ def ring(n: int, seed: int = 0) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def circle() -> rv.Model:
-    return FOREST.fit(ring(1000), seed=0)
+    return FOREST.fit(ring(1000), seed=0, columns="real")
 
 
 def cuts(model: rv.Model, column: int) -> np.ndarray:
@@ -125,7 +125,7 @@ def test_whole_numbers_and_levels_have_probabilities_that_sum_to_one():
     frame = pd.DataFrame(
         {"count": count, "kind": pd.Categorical(np.where(rng.random(500) < 0.9, count % 2, 2), categories=[0, 1, 2, 3])}
     )
-    model = FOREST.fit(frame, seed=0)
+    model = FOREST.fit(frame, seed=0, columns="real", rules=None)
     every = pd.DataFrame([(c, k) for c in range(200) for k in range(4)], columns=["count", "kind"])
     every["kind"] = every["kind"].astype(frame["kind"].dtype)
     nats = model.log_prob(every)

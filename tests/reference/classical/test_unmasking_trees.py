@@ -25,7 +25,7 @@ def parabola(n: int, seed: int = 0) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def model() -> rv.Model:
-    return TREES.fit(parabola(1500), seed=0)
+    return TREES.fit(parabola(1500), seed=0, columns="real")
 
 
 @pytest.mark.parametrize("classes", [2, 4])
@@ -113,7 +113,7 @@ def test_categories_depend_on_numbers_and_back():
     size = rng.normal(size=1500)
     kind = np.where(size > 0.7, "big", np.where(size < -0.7, "small", "middle"))
     frame = pd.DataFrame({"size": size, "kind": pd.Categorical(kind), "up": size > 0})
-    model = TREES.fit(frame, seed=0)
+    model = TREES.fit(frame, seed=0, rules=None)
     holes = frame.head(3).copy()
     holes["size"] = [2.0, -2.0, 0.1]
     holes["kind"] = pd.Categorical([None] * 3, categories=frame["kind"].cat.categories)
