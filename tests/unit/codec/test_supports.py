@@ -134,8 +134,10 @@ def test_a_grid_ends_at_the_edges_of_cells():
     assert find_support(counts, step=1.0).low == -0.5
     stars = rng.integers(1, 6, 1000).astype(float)
     found = find_support(stars, step=1.0)
-    assert (found.low, found.high) == (0.5, 5.5)
-    assert "99." in found.low_basis
+    assert (found.low, found.high, found.low_basis) == (0.5, 5.5, "first level")
+    ages = np.clip(rng.normal(30, 15, 2000), 18, 95).round()
+    found = find_support(ages, step=1.0)
+    assert (found.low, found.low_basis[:11]) == (17.5, "pressed, 99")
 
 
 def test_the_map_is_the_one_of_the_law():

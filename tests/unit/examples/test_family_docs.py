@@ -17,7 +17,9 @@ def test_there_are_pages():
     assert {page.stem for page in PAGES} >= {"naive_bayes", "mixtures", "bayesian_mixture", "hmm", "hopfield"}
 
 
-@pytest.mark.parametrize("page", [*PAGES, ROOT / "docs" / "training.md", ROOT / "docs" / "tables.md"], ids=lambda page: page.stem)
+@pytest.mark.parametrize(
+    "page", [*PAGES, ROOT / "docs" / "training.md", ROOT / "docs" / "tables.md"], ids=lambda page: page.stem
+)
 def test_the_code_of_a_page_runs_from_top_to_bottom(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)

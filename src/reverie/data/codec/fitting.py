@@ -121,7 +121,15 @@ def _continuous(
         return warped
     if wants.numbers == "centre":
         return Affine(float(values.mean()), 1.0, tied, max(warp.limit * warp.sd, 1e3))
-    return Affine(warp.mean, warp.sd, tied, warp.limit, grain)
+    return Affine(warp.mean, warp.sd, tied, warp.limit, grain, _one_sign(values, field, wants))
+
+
+def _one_sign(values: Floats, field: Field, wants: Wants) -> tuple[float | None, float | None]:
+    """Half-way from 0 to the nearest value of a column whose values have one sign."""
+    if not wants.supports or field.support is not None:
+        return None, None
+    low, high = float(values.min()), float(values.max())
+    return (low / 2 if low > 0 else None, high / 2 if high < 0 else None)
 
 
 def _grain(values: Floats, *, dates: bool) -> float | None:
@@ -172,4 +180,10 @@ def _grid(field: Field, label: str, values: NDArray[np.float64], found: Profile,
         bounds = (float(k.min()), float(k.max()))
     elif mode == "native" and field.kind == "integer" and values.min() >= 0:
         bounds = (float(np.ceil(-low / step)), None)  # counts: nothing below 0
+    elif levels is None:
+        least, most = _one_sign(values, field, wants)
+        bounds = (
+            None if least is None else float(np.ceil((least - low) / step)),
+            None if most is None else float(np.floor((most - low) / step)),
+        )
     return Grid(low, step, float(k.mean()), sd, mode, levels, bounds, digits, values.size)

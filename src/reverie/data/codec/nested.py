@@ -198,7 +198,7 @@ def step_from_json(data: dict[str, Any]) -> ColumnStep:
     rest = {key: value for key, value in data.items() if key != "kind"}
     match data["kind"]:
         case "affine":
-            return Affine(**rest)
+            return Affine(**{**rest, "closed": tuple(rest.get("closed", (None, None)))})
         case "quantile":
             inner = rest.get("inner")
             return Quantile(

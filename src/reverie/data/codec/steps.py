@@ -118,6 +118,8 @@ class Affine(ColumnStep):
     limit: float | None = None
     grain: float | None = None
     """Values are whole multiples of it (dates without seconds, amounts in cents), too fine to be a grid."""
+    closed: tuple[float | None, float | None] = (None, None)
+    """What lies beyond becomes the end: of a column of one sign, so far from 0 that its likelihood need not know."""
 
     @property
     def warp(self) -> Warp:
@@ -138,9 +140,10 @@ class Affine(ColumnStep):
         return one_column(x, ~np.isnan(values))
 
     def decode(self, x: Floats) -> Floats:
-        if (np.abs(x[:, 0]) > self._reach).any():
-            return on_grain(on_arrays(self.warp.inverse, x[:, 0]), self.grain)
-        return on_grain(x[:, 0] * self.sd + self.mean, self.grain)
+        far = bool((np.abs(x[:, 0]) > self._reach).any())
+        values = on_arrays(self.warp.inverse, x[:, 0]) if far else x[:, 0] * self.sd + self.mean
+        low, high = self.closed
+        return on_grain(values if low is None and high is None else np.clip(values, low, high), self.grain)
 
     def log_det(self, values: Floats) -> Floats:
         missing = np.isnan(values)

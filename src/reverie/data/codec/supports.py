@@ -27,6 +27,8 @@ _GAIN = 0.05
 _HEAVY = 5.5
 """Middle 99 % of a column's values over its middle half, from which on its tails are heavy: 3.8 of normal values, 6.6 of a
 Laplace distribution's."""
+_FEW_LEVELS, _LEAST_OF_LEVEL, _SHARE_OF_LEVEL = 20, 10, 0.02
+"""A grid of fewer steps ends at a level that has so many rows, and such a share of them."""
 _ROUND_ENDS = (0.0, 1.0, 100.0)
 _ROWS = 20_000
 _FURTHEST = 1e3
@@ -62,16 +64,21 @@ def find_support(values: Floats, *, step: float = 0.0, wish: SupportWish | None 
     at_high, high_sure = _end(np.sort(-values), step)
     at_high = -at_high
     found = Support()
-    if low_sure >= _PRESSED:
+    few = bool(step) and (high - low) / step < _FEW_LEVELS
+    if few and (values == low).sum() >= max(_LEAST_OF_LEVEL, _SHARE_OF_LEVEL * values.size):
+        found = replace(found, low=low - half, low_basis="first level")
+    elif low_sure >= _PRESSED:
         end = _round_end(at_low, low, sign=1) if not step else low - half
         found = replace(found, low=end, low_basis=f"pressed, {_confidence(low_sure)}")
-    elif low >= 0 and (low == 0 or low < _FAR * (float(np.quantile(values, 0.1)) - low)):
+    elif _near_zero(low, float(np.quantile(values, 0.1)), step):
         end = -half if low < half else min(half, low - half) if step else 0.0
         found = replace(found, low=end if step else _below(end, low, values), low_basis="sign")
-    if high_sure >= _PRESSED:
+    if few and (values == high).sum() >= max(_LEAST_OF_LEVEL, _SHARE_OF_LEVEL * values.size):
+        found = replace(found, high=high + half, high_basis="last level")
+    elif high_sure >= _PRESSED:
         end = -_round_end(-at_high, -high, sign=-1) if not step else high + half
         found = replace(found, high=end, high_basis=f"pressed, {_confidence(high_sure)}")
-    elif high <= 0 and (high == 0 or -high < _FAR * (high - float(np.quantile(values, 0.9)))):
+    elif _near_zero(-high, -float(np.quantile(values, 0.9)), step):
         end = half if -high < half else -min(half, -high - half) if step else 0.0
         found = replace(found, high=end if step else -_below(-end, -high, -values), high_basis="sign")
     return found if step else _closed(found, values)
@@ -82,6 +89,11 @@ def _closed(support: Support, values: Floats) -> Support:
     low = next((end for end in _ROUND_ENDS if support.low < end == values.min()), None)
     high = next((end for end in _ROUND_ENDS if support.high > end == values.max()), None)
     return replace(support, closed=(low, high))
+
+
+def _near_zero(low: float, tenth: float, step: float) -> bool:
+    """Are all values of one sign, and the lowest near enough to 0 for it to bend the column?"""
+    return low == 0 or 0 < low < _FAR * max(tenth - low, step)
 
 
 def _confidence(errors: float) -> str:

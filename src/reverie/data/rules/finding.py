@@ -17,6 +17,7 @@ _CHANCE = math.log(1e-6)
 _PROBE = 8
 """Rows on which sums and products are tried before all are."""
 _SHUFFLES = 2_000
+_LEAST_LEVELS = 5
 _MOST_COLUMNS = 60
 _LEAST_REPEATS = 5
 """Rows a value must have on average before other columns are looked up by it."""
@@ -289,9 +290,14 @@ def _constants(search: Search, column: str, name: str, keys: Floats, tests: int)
 # ---------------------------------------------------------------------- orders
 
 
+def _has_levels(column: Floats) -> bool:
+    """More values than a yes and a no, a grade or a class have."""
+    return np.unique(column[~np.isnan(column)][:_SHUFFLES]).size >= _LEAST_LEVELS
+
+
 def _find_orders(search: Search) -> None:
     """Columns that are never below another, though their values overlap."""
-    free = [name for name in search.numeric if name not in search.taken]
+    free = [name for name in search.numeric if name not in search.taken and _has_levels(search.values[name])]
     below: dict[str, dict[str, tuple[int, float, bool]]] = {}
     tests = max(len(free) * (len(free) - 1), 1)
     for low, high in itertools.permutations(free, 2):
