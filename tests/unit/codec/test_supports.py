@@ -104,6 +104,7 @@ def test_cells_of_a_grid_fill_the_line():
         (lambda r, n: r.random(n), 0.0, 1.0),
         (lambda r, n: 100 * r.beta(0.8, 0.9, n), 0.0, 100.0),
         (lambda r, n: r.uniform(3, 8, n), 3.0, 8.0),
+        (lambda r, n: 100 * r.beta(30, 1.5, n), None, 100.0),  # falls to nothing at a round end, but never goes beyond
         (lambda r, n: r.exponential(size=n) + 7, 7.0, None),
     ],
 )
@@ -120,7 +121,9 @@ def test_ends_are_found_where_values_stop(make, low, high, n):
     assert found.high > values.max()
 
 
-@pytest.mark.parametrize("law", [stats.norm(), stats.laplace(), stats.t(3), stats.gumbel_r(), stats.triang(0.5, -1, 2)])
+@pytest.mark.parametrize(
+    "law", [stats.norm(), stats.laplace(), stats.t(3), stats.gumbel_r(), stats.triang(0.5, 4.2, 1.7)]
+)
 @pytest.mark.parametrize("n", [300, 3000])
 def test_no_end_is_made_up(law, n):
     """300 columns whose densities fall to nothing; one false end in 4,000 is expected of a straight fall, the worst case."""

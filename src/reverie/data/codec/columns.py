@@ -166,12 +166,10 @@ class Columns:
 
     def supports(self) -> dict[str, str]:
         """What is known of the columns that are not as they are: see `Codec.supports`."""
-        told = {}
-        for name, position, step in self.steps:
-            text = step.support
-            if text:
-                told[name if position is None else f"{name}[{position}]"] = text
-        return told
+        found = {
+            name if position is None else f"{name}[{position}]": step.support for name, position, step in self.steps
+        }
+        return {name: text for name, text in found.items() if text}
 
     def to_json(self) -> list[Any]:
         return [[name, position, step.to_json()] for name, position, step in self.steps]

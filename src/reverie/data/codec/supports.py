@@ -29,6 +29,7 @@ _HEAVY = 5.5
 Laplace distribution's."""
 _FEW_LEVELS, _LEAST_OF_LEVEL, _SHARE_OF_LEVEL = 20, 10, 0.02
 """A grid of fewer steps ends at a level that has so many rows, and such a share of them."""
+_EXPECTED = 7.0
 _ROUND_ENDS = (0.0, 1.0, 100.0)
 _ROWS = 20_000
 _FURTHEST = 1e3
@@ -81,7 +82,27 @@ def find_support(values: Floats, *, step: float = 0.0, wish: SupportWish | None 
     elif _near_zero(-high, -float(np.quantile(values, 0.9)), step):
         end = half if -high < half else -min(half, -high - half) if step else 0.0
         found = replace(found, high=end if step else -_below(-end, -high, -values), high_basis="sign")
+    found = _with_round_ends(found, values, half)
     return found if step else _closed(found, values)
+
+
+def _with_round_ends(support: Support, values: Floats, half: float) -> Support:
+    """1 or 100 as an end where values come near and never go beyond, though a normal of their mean and spread would have had at
+    least `_EXPECTED` of them there (seeing none has then probability exp(-7) at most)."""
+    mean, sd = float(values.mean()), float(values.std())
+    low, high = float(values.min()), float(values.max())
+    for end in _ROUND_ENDS[1:]:
+        above = values.size * 0.5 * math.erfc((end - mean) / sd / math.sqrt(2))
+        if not math.isfinite(support.high) and high <= end <= high + 0.1 * sd and above > _EXPECTED:
+            support = replace(support, high=end + half if half else _beyond(end, high, sd), high_basis="round")
+        if not math.isfinite(support.low) and low - 0.1 * sd <= end <= low and values.size - above > _EXPECTED:
+            support = replace(support, low=end - half if half else -_beyond(-end, -low, sd), low_basis="round")
+    return support
+
+
+def _beyond(end: float, extreme: float, sd: float) -> float:
+    """The end, or a little beyond where a value lies on it."""
+    return end if extreme < end else end + 0.01 * sd
 
 
 def _closed(support: Support, values: Floats) -> Support:

@@ -78,7 +78,8 @@ class TableCodec(Codec):
         return tuple(self.rules.rules)
 
     def supports(self) -> dict[str, str]:
-        return self.columns.supports()
+        dates = {field.name for field in self._free if field.kind == "datetime"}  # their ends are numbers of seconds
+        return {name: text for name, text in self.columns.supports().items() if name not in dates}
 
     @property
     def measure(self) -> str:

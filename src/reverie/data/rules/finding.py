@@ -181,7 +181,7 @@ def _apart(search: Search, *names: str) -> bool:
 
 def _find_sums(search: Search) -> None:
     """Columns that are the sum of two or three others: tried on a few rows, then on all."""
-    plain = [name for name in search.numeric if search.units[name] == "number" and name not in search.taken]
+    plain = [name for name in search.numeric if search.units[name] == "number"]
     whole = [name for name in plain if not np.isnan(search.values[name]).any()]
     if len(whole) < 3:
         return
@@ -206,7 +206,7 @@ def _find_sums(search: Search) -> None:
 
 
 def _try_sum(search: Search, column: str, parts: tuple[str, ...], tests: int) -> None:
-    if column in search.taken or any(search.depends(part, column) for part in parts) or set(parts) & search.taken:
+    if column in search.taken or any(search.depends(part, column) for part in parts):
         return
     rule = Sum(column, parts, (1.0,) * len(parts), Evidence(search.n), 0.0, search.digits(column))
     if rule.broken(search.values).any():
@@ -218,7 +218,7 @@ def _try_sum(search: Search, column: str, parts: tuple[str, ...], tests: int) ->
 
 def _find_products(search: Search) -> None:
     """Columns that are the product of two others, rounded as they are written."""
-    plain = [name for name in search.numeric if search.units[name] == "number" and name not in search.taken]
+    plain = [name for name in search.numeric if search.units[name] == "number"]
     whole = [name for name in plain if not np.isnan(search.values[name]).any()]
     if len(whole) < 3:
         return
@@ -232,7 +232,7 @@ def _find_products(search: Search) -> None:
         off = np.abs(probe[:, i] * probe[:, j] - probe.T).max(1)
         for k in np.flatnonzero(off <= slack).tolist():
             parts = (whole[i], whole[j])
-            if k in (i, j) or whole[k] in search.taken or set(parts) & search.taken:
+            if k in (i, j) or whole[k] in search.taken or any(search.depends(part, whole[k]) for part in parts):
                 continue
             rule = Product(whole[k], parts, Evidence(search.n), search.digits(whole[k]))
             if rule.broken(search.values).any():
@@ -295,13 +295,21 @@ def _has_levels(column: Floats) -> bool:
     return np.unique(column[~np.isnan(column)][:_SHUFFLES]).size >= _LEAST_LEVELS
 
 
+def _always_below(search: Search, low: str, other: str) -> bool:
+    """Is it never the larger of the two? Of two that are always the same the first is."""
+    a, b = search.values[low], search.values[other]
+    both = _both(a, b)
+    first = search.order.index(low) < search.order.index(other)
+    return bool((a[both] <= b[both]).all() and (not first or (a[both] < b[both]).any()))
+
+
 def _find_orders(search: Search) -> None:
     """Columns that are never below another, though their values overlap."""
-    free = [name for name in search.numeric if name not in search.taken and _has_levels(search.values[name])]
+    free = [name for name in search.numeric if _has_levels(search.values[name])]
     below: dict[str, dict[str, tuple[int, float, bool]]] = {}
     tests = max(len(free) * (len(free) - 1), 1)
     for low, high in itertools.permutations(free, 2):
-        if _apart(search, low, high) or search.depends(low, high):
+        if high in search.taken or _apart(search, low, high) or search.depends(low, high):
             continue
         a, b = search.values[low], search.values[high]
         both = _both(a, b)
@@ -316,12 +324,8 @@ def _find_orders(search: Search) -> None:
         if log_chance < _CHANCE - math.log(tests):
             below.setdefault(high, {})[low] = (a.size, log_chance, bool((b > a).all()))
     for high in sorted(below, key=lambda name: len(below[name])):
-        lows = [
-            low
-            for low in below[high]
-            if not any(low in below.get(other, {}) for other in below[high] if other != low)
-            and not search.depends(low, high)
-        ]
+        lows = [low for low in below[high] if not search.depends(low, high)]
+        lows = [low for low in lows if not any(_always_below(search, low, other) for other in lows if other != low)]
         if not lows:
             continue
         rows = min(below[high][low][0] for low in lows)
