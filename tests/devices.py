@@ -54,7 +54,7 @@ def fit(family: str, form: str, device: str, **options: Any) -> Model:
         recipe, data, budget = SPECIAL[family]
         model: Model = recipe.fit(data(), **{**budget, **options}, device=device)
         return model
-    return ck.fit_form(family, form, device=device, **options)
+    return ck.fit_form(family, form, device=device, **{"epochs": 2, **options})
 
 
 def rows(family: str, form: str) -> Any:
@@ -64,12 +64,12 @@ def rows(family: str, form: str) -> Any:
 def verbs(model: Model, family: str, form: str) -> dict[str, Callable[[], Any]]:
     """The calls to compare, by name."""
     X = rows(family, form)
-    quick = ck.KIT[family].quick_sample if form else {}
+    quick, score = (ck.KIT[family].quick_sample, ck.KIT[family].quick_score) if form else ({}, {})
     y = {"y": X.y} if isinstance(X, rv.Dataset) and X.y is not None else {}
     plain = X.X if y else X
     calls: dict[str, Callable[[], Any]] = {
         "sample": lambda: model.sample(5, seed=1, **quick),
-        "log_prob": lambda: model.log_prob(plain, seed=0, **y),
+        "log_prob": lambda: model.log_prob(plain, seed=0, **y, **score),
         "encode": lambda: model.encode(plain, **y),
         "reconstruct": lambda: model.reconstruct(plain, **y),
         "impute": lambda: model.impute(plain, seed=0, **y),
