@@ -13,17 +13,17 @@ HERE = Path(__file__).resolve().parent
 PEER = HERE.parent / ".peers" / "bin" / "python"
 
 CASES: dict[str, list[list[str]]] = {
-    "overhead": [[sys.executable, "trainer_overhead.py"]],
-    "gmm": [[sys.executable, "gmm_sklearn.py", str(PEER)]],
-    "hmm": [[sys.executable, "hmm_hmmlearn.py", str(PEER)]],
-    "naive_bayes": [[sys.executable, "naive_bayes_sklearn.py", str(PEER)]],
+    "overhead": [[sys.executable, "house/trainer_overhead.py"]],
+    "gmm": [[sys.executable, "speed/gmm_sklearn.py", str(PEER)]],
+    "hmm": [[sys.executable, "speed/hmm_hmmlearn.py", str(PEER)]],
+    "naive_bayes": [[sys.executable, "speed/naive_bayes_sklearn.py", str(PEER)]],
     "bayesian": [
-        [sys.executable, "bayesian_sklearn.py", str(PEER)],
-        [sys.executable, "bayesian_sklearn.py", "small"],
+        [sys.executable, "speed/bayesian_sklearn.py", str(PEER)],
+        [sys.executable, "speed/bayesian_sklearn.py", "small"],
     ],
-    "rbm": [[sys.executable, "rbm_speed.py", str(PEER)]],
+    "rbm": [[sys.executable, "speed/rbm_speed.py", str(PEER)]],
     "imputation": [
-        [str(PEER) if part == "peers" else sys.executable, "imputation.py", name, part]
+        [str(PEER) if part == "peers" else sys.executable, "tables/imputation.py", name, part]
         for name in ("letter", "casp")
         for part in ("ours", "peers", "coverage")
     ],

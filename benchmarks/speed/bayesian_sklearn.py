@@ -125,6 +125,7 @@ def small(seed: int) -> dict[str, Any]:
 
 
 def main_small(seeds: int = 20) -> None:
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     from harness import RESULTS, machine
 
     rows = []

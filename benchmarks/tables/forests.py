@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from harness import RESULTS, data_root, machine
 
 TREES, LEAF = 30, 5
@@ -158,7 +158,7 @@ def _panels(model: Any, rows: np.ndarray, canvas: Any) -> None:
         ax.set_title(title)
         ax.set_aspect("equal")
     figure.tight_layout()
-    figure.savefig(Path(__file__).parents[1] / "docs" / "images" / f"{model.family}.png", dpi=62)
+    figure.savefig(Path(__file__).parents[2] / "docs" / "images" / f"{model.family}.png", dpi=62)
 
 
 def main(part: str, name: str) -> None:

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from harness import Timing, data_root, in_process, paired, write
 
 VISIBLE, HIDDEN, BATCH, ROWS = 784, 500, 100, 60_000

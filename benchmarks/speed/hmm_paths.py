@@ -9,8 +9,11 @@ import json
 import statistics
 import sys
 import time
+from pathlib import Path
 
 import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from harness import RESULTS, machine
 
 from reverie.inference.layout import Layout

@@ -93,6 +93,7 @@ def main(
     iterations: int = 10,
 ) -> None:
     """Both sides in their own processes; per-iteration time is (N + 2 iterations - 2) / N for either."""
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     from harness import Timing, in_process, paired, write
 
     rows = []

@@ -9,10 +9,13 @@ from __future__ import annotations
 import json
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
 from bayesian_sklearn import bound, data
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from harness import RESULTS, machine
 
 import reverie as rv

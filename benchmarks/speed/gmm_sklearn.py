@@ -89,6 +89,7 @@ def limit(case: dict[str, Any], _iterations: int) -> dict[str, Any]:
 
 def main(peer_python: str, blocks: int = 3, threads: int = 2) -> None:
     """Both sides in their own processes; per-iteration time is (20 iterations - 1) / 19 for either."""
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     from harness import Timing, in_process, paired, write
 
     rows = []

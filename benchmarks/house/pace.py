@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-HERE = Path(__file__).resolve().parent
+HERE = Path(__file__).resolve().parents[1]
 CASES = {"vae mlp": 200, "vae conv": 60, "gan mlp": 150, "gan conv": 24}
 """Steps of one timing."""
 BATCH = 128
@@ -96,6 +96,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--cases", nargs="+", default=list(CASES))
     asked = parser.parse_args()
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     from harness import RESULTS, machine
 
     out, now = [], HERE.parent

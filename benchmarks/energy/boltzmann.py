@@ -17,6 +17,8 @@ from typing import Any
 
 import numpy as np
 import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from harness import RESULTS, in_process, machine, paired
 
 import reverie as rv

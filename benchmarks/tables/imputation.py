@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from harness import RESULTS, data_root, machine
 
 CHOICES = {"letter": (20, 40, 60, 80, 100), "casp": (40, 60, 80, 100, 120, 150)}

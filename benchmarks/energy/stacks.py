@@ -9,17 +9,20 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from harness import RESULTS, mnist, run_case
 
 import reverie as rv
 
-RUNS = Path(__file__).resolve().parent.parent / "runs" / "stacks"
+RUNS = Path(__file__).resolve().parents[2] / "runs" / "stacks"
 Data = dict[str, np.ndarray]
 
 
