@@ -63,6 +63,8 @@ class Field:
     """The time column of a long data frame: the earliest time at which a sequence begins ..."""
     every: float | int | None = None
     """... and the time from one step to the next, when that is regular; None when it is not."""
+    spelling: tuple[str, ...] | None = None
+    """How a text column spells the numbers or dates that it holds: see `forms.spelling`."""
     support: str | tuple[float | None, float | None] | None = None
     """Where the values of a numeric column can lie, because the user said so: see `codec.supports`. None: found from them."""
 
@@ -141,6 +143,8 @@ class Field:
         values["shape"] = tuple(int(size) for size in values.get("shape", ()))
         if values.get("categories") is not None:
             values["categories"] = tuple(values["categories"])
+        if values.get("spelling") is not None:
+            values["spelling"] = tuple(values["spelling"])
         if isinstance(values.get("support"), list):
             values["support"] = tuple(values["support"])
         return Field(**values)

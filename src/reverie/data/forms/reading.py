@@ -244,6 +244,7 @@ def data_warnings(schema: Schema, table: Table) -> list[str]:
     """What is allowed but worth a look: constant columns, near-unique categories, dark images, crowds of classes."""
     out: list[str] = []
     constant: list[str] = []
+    spelled: list[str] = []
     for field in schema.fields:
         if field.name not in table or field.role not in ("data", "target", "condition"):
             continue
@@ -257,6 +258,10 @@ def data_warnings(schema: Schema, table: Table) -> list[str]:
                 else f"if it names rows, give roles={{{field.name!r}: 'id'}}; if it is prose, kinds={{{field.name!r}: 'text'}}"
             )
             out.append(f"column {field.name!r} has {count} categories in {table.n} rows: {advice}")
+        if field.spelling is not None:
+            what = "dates" if field.kind == "datetime" else "numbers"
+            gone = int(field.is_missing(column).sum())
+            spelled.append(f"{field.name!r} ({what}{f', {gone} cells without one' if gone else ''})")
         if field.kind == "image" and field.high is not None and column.dtype == np.uint8 and column.size:
             largest = int(column.max())
             if largest <= field.high / 4 and field.high > 1:
@@ -266,6 +271,11 @@ def data_warnings(schema: Schema, table: Table) -> list[str]:
             present = column[~np.isnan(column)]
             if len(present) and present.min() == present.max():
                 constant.append(f"{field.name!r} ({present[0]:g})")
+    if spelled:
+        out.append(
+            f"text that is read as numbers or dates, and written back as text: {', '.join(spelled[:8])}"
+            f"{f' and {len(spelled) - 8} more' if len(spelled) > 8 else ''}. kinds={{column: 'category'}} keeps texts as they are"
+        )
     if constant:
         more = f" and {len(constant) - 8} more" if len(constant) > 8 else ""
         out.append(f"constant columns: {', '.join(constant[:8])}{more}")

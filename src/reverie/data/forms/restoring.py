@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from reverie.data.forms.series import WHOLE
+from reverie.data.forms.spelling import Spelling
 from reverie.data.schema import Field
 from reverie.data.table import Array
 
@@ -39,6 +40,8 @@ def restore_column(field: Field, column: Array) -> Any:
     import pandas as pd
 
     missing = field.is_missing(column)
+    if field.spelling is not None:
+        return _spelled(field, column, missing)
     if field.kind == "datetime":
         return _dates(field, column)
     if field.kind == "category":
@@ -48,6 +51,18 @@ def restore_column(field: Field, column: Array) -> Any:
     else:
         values = _cast(field, column.astype(np.float64) if field.kind == "boolean" else column, missing)
     # The type is given, or pandas would turn objects that happen to be text into str.
+    return pd.Series(values, dtype=values.dtype)
+
+
+def _spelled(field: Field, column: Array, missing: Array) -> Any:
+    """Numbers and dates as the user's column spells them."""
+    import pandas as pd
+
+    assert field.spelling is not None
+    spelling = Spelling.unpack(field.spelling)
+    texts = np.empty(len(column), dtype=object)
+    texts[:] = spelling.write(column, missing)
+    values = _cast_text(field, texts, missing & (spelling.blank is None))
     return pd.Series(values, dtype=values.dtype)
 
 

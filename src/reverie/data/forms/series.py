@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from reverie.data.forms.spelling import Spelling, spelling_of
 from reverie.data.schema import Field, Scalar
 from reverie.data.table import NO_DATE, Array, hint
 from reverie.errors import DataError
@@ -138,6 +139,9 @@ def column_field(label: Any, series: Any, *, role: str = "data", kind: str | Non
     marker = _marker(series, missing) if series.dtype == object else None
     nullable = bool(missing.any())
     base: dict[str, Any] = {"dtype": dtype_text(series.dtype), "nullable": nullable, "missing": marker, "label": number}
+    spelling = spelling_of(series) if kind is None and cells == "text" and role in ("data", "target") else None
+    if spelling is not None:
+        return _spelled_field(name, series, role, base, spelling)
     if kind is None and role in ("id", "group"):
         return Field(name, "text", role, **base)
     chosen = kind or NATURAL[cells]
@@ -156,6 +160,16 @@ def column_field(label: Any, series: Any, *, role: str = "data", kind: str | Non
     if chosen == "datetime":
         _check_zone(series, name)
     return Field(name, chosen, role, **base)
+
+
+def _spelled_field(name: str, series: Any, role: str, base: dict[str, Any], spelling: Spelling) -> Field:
+    """A text column of numbers or dates: its kind is theirs, its type the one it has."""
+    values = spelling.read(series)
+    chosen = spelling.kind
+    if chosen == "number" and not spelling.digits and not spelling.suffix.strip().startswith("%"):
+        chosen = "integer"
+    nullable = bool(values.isna().any())
+    return Field(name, chosen, role, **{**base, "nullable": nullable}, spelling=spelling.pack())
 
 
 def _category_field(name: str, series: Any, role: str, base: dict[str, Any]) -> Field:
@@ -197,6 +211,9 @@ def column_values(field: Field, series: Any, error: type[DataError], *, unseen: 
     if field.kind == "category":
         return category_codes(field, series, error, unseen=unseen)
     cells = family(series, field.name, error)
+    if field.spelling is not None and cells == "text":
+        series = _read_spelled(field, series, error)
+        cells = "datetime" if field.kind == "datetime" else "float"
     if field.parsed and cells == "text":
         series = parse_text(series, field.name, field.kind, error)
         cells = "datetime" if field.kind == "datetime" else "float"
@@ -224,6 +241,21 @@ def column_values(field: Field, series: Any, error: type[DataError], *, unseen: 
             row = int(np.argmin(known))
             raise error(f"column {field.name!r} is true or false (1 or 0), but row {row} has {values[row]:g}")
         return np.where(np.isnan(values), -1, values).astype(np.int8)
+    return values
+
+
+def _read_spelled(field: Field, series: Any, error: type[DataError]) -> Any:
+    """The numbers or dates of a spelled column. Raises `error` when most of its cells are none."""
+    assert field.spelling is not None
+    spelling = Spelling.unpack(field.spelling)
+    values = spelling.read(series)
+    odd = values.isna() & series.notna() & (series.astype(str).str.strip() != "")
+    if len(series) > 0 and odd.mean() > 0.5:
+        row = int(np.argmax(odd.to_numpy(dtype=bool)))
+        raise error(
+            f"column {field.name!r}, row {row}: {_short(series.iloc[row])} is no {spelling.kind} as this column spelled them in "
+            "training"
+        )
     return values
 
 
