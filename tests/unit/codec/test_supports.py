@@ -256,6 +256,17 @@ def test_no_value_is_impossible_and_far_ones_are_the_less_likely(recipe, options
     assert np.isfinite(model.anomaly_attribution(rows).to_numpy()).all()
 
 
+def test_a_heavy_tail_does_not_change_the_sign():
+    """Far from 0 with heavy tails on both sides: the map knows no end, and samples stop half-way to it all the same."""
+    rng = np.random.default_rng(0)
+    values = 500 + 20 * rng.standard_t(2, 3000).clip(-15, 60)
+    for data in (values, np.round(values).astype(int)):
+        model = rv.GaussianMixture(components=2).fit(pd.DataFrame({"co2": data}), seed=0, progress=False)
+        (step,) = [step for *_, step in model.codec.steps]
+        assert step.warp.kind == "asinh"
+        assert step.decode(np.array([[-60.0]]))[0] == pytest.approx(data.min() / 2, abs=0.5)
+
+
 def test_fresh_amounts_in_cents_are_likely_ones():
     """1,400 amounts, some of them frequent: later ones have not been seen, and are as likely as their neighbours."""
     rng = np.random.default_rng(0)

@@ -112,7 +112,8 @@ def _continuous(
     grain = _grain(values, dates=field.kind == "datetime")
     curved = warp.kind != "identity"
     basis = (support.low_basis, support.high_basis)
-    warped = Warped(warp, values.size, basis, support.closed, grain) if curved else None
+    closed = _closed(values, support, field, wants)
+    warped = Warped(warp, values.size, basis, closed, grain) if curved else None
     if wants.numbers == "quantile":
         step = Quantile.fit(values, warped)
         if step.knots.size > 2:  # else the values are too tied to have quantiles
@@ -122,6 +123,16 @@ def _continuous(
     if wants.numbers == "centre":
         return Affine(float(values.mean()), 1.0, tied, max(warp.limit * warp.sd, 1e3))
     return Affine(warp.mean, warp.sd, tied, warp.limit, grain, _one_sign(values, field, wants))
+
+
+def _closed(values: Floats, support: Support, field: Field, wants: Wants) -> tuple[float | None, float | None]:
+    """Ends at which decoded values stop: those of the support that values reach, and where it has none those of one sign."""
+    least, most = _one_sign(values, field, wants)
+    low, high = support.closed
+    return (
+        least if np.isinf(support.low) else low,
+        most if np.isinf(support.high) else high,
+    )
 
 
 def _one_sign(values: Floats, field: Field, wants: Wants) -> tuple[float | None, float | None]:
@@ -174,7 +185,7 @@ def _grid(field: Field, label: str, values: NDArray[np.float64], found: Profile,
         warp = choose_warp(values, support, step=step, heavy=heavy, plain=_plain(field, wants) and not support.bounded)
         if warp.kind != "identity":
             basis = (support.low_basis, support.high_basis)
-            return WarpedGrid(low, step, warp, mode, values.size, basis, digits)
+            return WarpedGrid(low, step, warp, mode, values.size, basis, digits, _closed(values, support, field, wants))
     bounds: tuple[float | None, float | None] = (None, None)
     if mode == "round" or levels is not None:
         bounds = (float(k.min()), float(k.max()))

@@ -117,6 +117,8 @@ class WarpedGrid(ColumnStep):
     rows: int = MANY
     basis: tuple[str, str] = ("", "")
     decimals: int | None = None
+    closed: tuple[float | None, float | None] = (None, None)
+    """Ends at which decoded values stop, where the support has none."""
 
     @property
     def measure(self) -> str:
@@ -153,7 +155,9 @@ class WarpedGrid(ColumnStep):
         return one_column(on_arrays(self.warp.forward, self._point(values)[0]), ~np.isnan(values))
 
     def decode(self, x: Floats) -> Floats:
-        return self._point(on_arrays(self.warp.inverse, x[:, 0]))[0]
+        values = on_arrays(self.warp.inverse, x[:, 0])
+        low, high = self.closed
+        return self._point(values if low is None and high is None else np.clip(values, low, high))[0]
 
     def expected(self, x: Floats) -> Floats:
         return on_arrays(self.warp.inverse, x[:, 0])
