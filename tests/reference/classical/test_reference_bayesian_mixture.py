@@ -8,6 +8,8 @@ import torch
 from torch.distributions import Beta, Dirichlet, kl_divergence
 
 import reverie as rv
+from reverie.errors import InvalidOption
+from reverie.models.classical.bayesian_mixture import effective_components
 from reverie.probability.latent.variational import DirichletWeights, StickBreakingWeights
 
 COUNT = torch.tensor([3.0, 40.0, 0.0, 11.5], dtype=torch.float64)
@@ -75,3 +77,20 @@ def test_sticks_are_the_betas_of_torch_broken_in_the_order_of_size():
     log_left = torch.digamma(0.7 + later) - torch.digamma(1.7 + ordered[:-1] + later)
     log_w = torch.cat([log_taken, torch.zeros(1)]) + torch.cat([torch.zeros(1), log_left.cumsum(0)])
     torch.testing.assert_close(weights.log(), log_w[of_members])
+
+
+def test_a_process_is_not_cut_off_where_it_begins():
+    """Ten blobs: a concentration far above the components is refused for a process, and spreads a Dirichlet evenly."""
+    with pytest.raises(
+        InvalidOption, match=r"concentration=100000 expects far more than components=20: 100.0% of the prior"
+    ):
+        rv.BayesianGaussianMixture(components=20, concentration=1e5)
+    rng = np.random.default_rng(0)
+    X = np.concatenate([rng.normal([6 * (k % 4), 6 * (k // 4)], 0.5, (80, 2)) for k in range(10)])
+    for recipe in (
+        rv.BayesianGaussianMixture(components=20, concentration=1e5, weights="dirichlet"),
+        rv.BayesianGaussianMixture(components=20, concentration=10.0),
+        rv.BayesianGaussianMixture(components=20),
+    ):
+        model = recipe.fit(X, seed=0, progress=False, columns="real")
+        assert effective_components(model) >= 9

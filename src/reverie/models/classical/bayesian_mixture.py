@@ -17,7 +17,7 @@ from torch import nn
 from reverie.config import recipe
 from reverie.data.schema import Schema
 from reverie.data.space import Space, Wants
-from reverie.errors import Unsupported
+from reverie.errors import InvalidOption, Unsupported
 from reverie.estimator import Estimator
 from reverie.learning.phases import Phase
 from reverie.learning.rules.em import em_phases
@@ -25,6 +25,8 @@ from reverie.learning.run import Run
 from reverie.model.model import Model
 from reverie.probability.latent.mixture import Mixture, Weights
 from reverie.probability.latent.variational import DirichletWeights, StickBreakingWeights, VariationalGaussian
+
+_MOST_LEFT = 0.9
 
 
 @recipe
@@ -57,6 +59,17 @@ class BayesianGaussianMixture(Estimator):
     """Stop when three passes lift the bound by less than this together, in nats per example; 0 uses the whole budget."""
     dtype: Literal["float64", "float32"] = "float64"
     """Precision of the data and of densities; sums are float64 either way."""
+
+    def __post_init__(self) -> None:
+        """A process cut off at K components leaves E[prod_k (1 - v_k)] = (c / (1 + c))^(K - 1) of the prior to the last one."""
+        if self.weights == "process" and self.concentration is not None and self.components > 1:
+            left = (self.concentration / (1 + self.concentration)) ** (self.components - 1)
+            if left > _MOST_LEFT:
+                raise InvalidOption(
+                    f"concentration={self.concentration:g} expects far more than components={self.components}: {left:.1%} of the "
+                    "prior weight would fall to the last component, where the process is cut off. Ask for more components, a "
+                    "smaller concentration, or weights='dirichlet', where a large one makes components alike in size"
+                )
 
     def wants(self, schema: Schema) -> Wants:
         return Wants(
