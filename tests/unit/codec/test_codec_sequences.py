@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reverie.data.batches import Batches
-from reverie.data.codec.levels import Symbol
 from reverie.data.codec.negotiate import codec_from_json, fit_codec
-from reverie.data.codec.nested import step_from_json
 from reverie.data.codec.sequences import SequenceCodec
+from reverie.data.codec.steps.levels import Symbol
+from reverie.data.codec.steps.nested import step_from_json
 from reverie.data.codec.tokens import Bytes
 from reverie.data.dataset import Dataset
 from reverie.data.forms.reading import read_table, restore_table

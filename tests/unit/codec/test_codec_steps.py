@@ -9,11 +9,11 @@ import math
 import numpy as np
 import pytest
 
-from reverie.data.codec.grids import Grid
-from reverie.data.codec.levels import Bit, Constant, Count, OneHot
-from reverie.data.codec.nested import Atoms, Flagged, step_from_json
-from reverie.data.codec.profiles import Profile, decimals, profile
-from reverie.data.codec.steps import Affine, ColumnStep, Quantile
+from reverie.data.codec.steps.grids import Grid
+from reverie.data.codec.steps.levels import Bit, Constant, Count, OneHot
+from reverie.data.codec.steps.nested import Atoms, Flagged, step_from_json
+from reverie.data.codec.steps.profiles import Profile, decimals, profile
+from reverie.data.codec.steps.step import Affine, ColumnStep, Quantile
 
 RNG = np.random.default_rng(0)
 NORMALS = RNG.normal(size=500)

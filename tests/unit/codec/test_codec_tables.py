@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from reverie.data.batches import Batches, Order
-from reverie.data.codec.grids import WarpedGrid
-from reverie.data.codec.levels import Bit, Constant
 from reverie.data.codec.negotiate import codec_from_json, fit_codec
-from reverie.data.codec.nested import Atoms, Flagged
-from reverie.data.codec.steps import Affine, ColumnStep, Quantile
+from reverie.data.codec.steps.grids import WarpedGrid
+from reverie.data.codec.steps.levels import Bit, Constant
+from reverie.data.codec.steps.nested import Atoms, Flagged
+from reverie.data.codec.steps.step import Affine, ColumnStep, Quantile
 from reverie.data.codec.tables import TableCodec
 from reverie.data.dataset import Dataset, MemorySource
 from reverie.data.forms.reading import read_table, restore_table

@@ -11,7 +11,7 @@ import torch
 from scipy import integrate, stats
 
 import reverie as rv
-from reverie.data.codec.supports import Support, choose_warp, find_support
+from reverie.data.codec.steps.supports import Support, choose_warp, find_support
 from reverie.data.warps import Warp
 from reverie.errors import DataError, InvalidOption
 

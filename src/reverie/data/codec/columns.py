@@ -14,12 +14,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from reverie.data.codec.fitting import fit_step, hole_text
-from reverie.data.codec.grids import Grid
-from reverie.data.codec.levels import Bit
 from reverie.data.codec.maps import others
-from reverie.data.codec.nested import Flagged, step_from_json
-from reverie.data.codec.steps import Affine, ColumnStep, unexpected
+from reverie.data.codec.steps.fitting import fit_step, hole_text
+from reverie.data.codec.steps.grids import Grid
+from reverie.data.codec.steps.levels import Bit
+from reverie.data.codec.steps.nested import Flagged, step_from_json
+from reverie.data.codec.steps.step import Affine, ColumnStep, unexpected
 from reverie.data.space import Block, Wants, blocks_in_order
 from reverie.errors import DataError, UnsupportedData
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from reverie.data.codec.profiles import decimals, profile
-from reverie.data.codec.steps import Floats
+from reverie.data.codec.steps.profiles import decimals, profile
+from reverie.data.codec.steps.step import Floats
 from reverie.data.rules.book import RuleBook
 from reverie.data.rules.finding import Search, find_rules
 from reverie.data.rules.parsing import add_rule

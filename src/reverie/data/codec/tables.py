@@ -13,7 +13,7 @@ from reverie.data.codec.columns import Columns, Floats, from_float, to_float
 from reverie.data.codec.condition import ConditionCodec
 from reverie.data.codec.maps import Codec, Prepared, sample_weights
 from reverie.data.codec.ruled import free_fields, rules_of
-from reverie.data.codec.steps import MANY, unexpected
+from reverie.data.codec.steps.step import MANY, unexpected
 from reverie.data.rules.book import RuleBook
 from reverie.data.rules.rule import Rule
 from reverie.data.space import Space, Wants

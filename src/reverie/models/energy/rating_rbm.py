@@ -24,8 +24,8 @@ from torch import Tensor, nn
 
 from reverie import catalog
 from reverie.config import check_count, recipe
-from reverie.data.codec.levels import Levels
 from reverie.data.codec.sequences import SequenceCodec
+from reverie.data.codec.steps.levels import Levels
 from reverie.data.forms.restoring import restore_column
 from reverie.data.schema import Field as Column
 from reverie.data.schema import Schema

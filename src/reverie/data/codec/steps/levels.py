@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from reverie.data.codec.steps import MANY, Bools, ColumnStep, Floats, one_column, unexpected
+from reverie.data.codec.steps.step import MANY, Bools, ColumnStep, Floats, one_column, unexpected
 from reverie.data.space import Block
 
 

@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from reverie.data.codec.steps import Floats
+from reverie.data.codec.steps.step import Floats
 
 _TIED = 0.05
 """A column with a larger share of repeated values has ties, on which a density would reach unbounded likelihood."""

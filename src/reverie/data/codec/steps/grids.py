@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from reverie.data.codec.steps import MANY, Bools, ColumnStep, Floats, one_column, told, unexpected
+from reverie.data.codec.steps.step import MANY, Bools, ColumnStep, Floats, one_column, told, unexpected
 from reverie.data.space import Block
 from reverie.data.warps import Warp, on_arrays
 

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from reverie.data.codec.grids import Grid, Mode, WarpedGrid
-from reverie.data.codec.levels import Bit, Constant, Count, Levels, OneHot, Symbol
 from reverie.data.codec.maps import others
-from reverie.data.codec.nested import Atoms, Lifted
-from reverie.data.codec.profiles import Profile, decimals, profile, spikes
-from reverie.data.codec.steps import Affine, ColumnStep, Floats, Quantile, Warped
-from reverie.data.codec.supports import Support, choose_warp, find_support
+from reverie.data.codec.steps.grids import Grid, Mode, WarpedGrid
+from reverie.data.codec.steps.levels import Bit, Constant, Count, Levels, OneHot, Symbol
+from reverie.data.codec.steps.nested import Atoms, Lifted
+from reverie.data.codec.steps.profiles import Profile, decimals, profile, spikes
+from reverie.data.codec.steps.step import Affine, ColumnStep, Floats, Quantile, Warped
+from reverie.data.codec.steps.supports import Support, choose_warp, find_support
 from reverie.data.space import Wants
 from reverie.errors import DataError, UnsupportedData
 

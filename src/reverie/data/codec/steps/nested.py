@@ -10,9 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from reverie.data.codec.grids import Grid, WarpedGrid
-from reverie.data.codec.levels import Bit, Constant, Count, Levels, OneHot, Symbol
-from reverie.data.codec.steps import Affine, Bools, ColumnStep, Floats, Quantile, Warped, one_column
+from reverie.data.codec.steps.grids import Grid, WarpedGrid
+from reverie.data.codec.steps.levels import Bit, Constant, Count, Levels, OneHot, Symbol
+from reverie.data.codec.steps.step import Affine, Bools, ColumnStep, Floats, Quantile, Warped, one_column
 from reverie.data.space import Block
 from reverie.data.warps import Warp
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from reverie.data.codec.steps import Floats
+from reverie.data.codec.steps.step import Floats
 from reverie.data.warps import Warp
 from reverie.data.wishes import SupportWish
 from reverie.errors import DataError
