@@ -12,8 +12,9 @@ from reverie.data.codec.steps.profiles import decimals, profile
 from reverie.data.codec.steps.step import Floats
 from reverie.data.rules.book import RuleBook
 from reverie.data.rules.finding import Search, find_rules
+from reverie.data.rules.kinds import Given, Order
 from reverie.data.rules.parsing import add_rule
-from reverie.data.rules.rule import Given, Order, Rule
+from reverie.data.rules.rule import Rule
 from reverie.errors import InvalidOption
 
 if TYPE_CHECKING:

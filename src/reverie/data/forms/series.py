@@ -5,12 +5,11 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import numpy as np
 
-from reverie.data.forms.spelling import Spelling, spelling_of
+from reverie.data.forms.spelling import Spelling, parse_text, short_text, spelling_of
 from reverie.data.schema import Field, Scalar
 from reverie.data.table import NO_DATE, Array, hint
 from reverie.errors import DataError
@@ -104,9 +103,9 @@ def _object_family(series: Any, name: str, error: type[DataError]) -> str:
     types = [type(value) for value in present]
     second = next((value for value, kind in zip(present, types, strict=True) if kind is not types[0]), None)
     if second is None:
-        raise error(f"column {name!r} holds {types[0].__name__} objects, such as {_short(first)}: convert it first")
+        raise error(f"column {name!r} holds {types[0].__name__} objects, such as {short_text(first)}: convert it first")
     raise error(
-        f"column {name!r} mixes types, such as {_short(first)} and {_short(second)}: make it one type, "
+        f"column {name!r} mixes types, such as {short_text(first)} and {short_text(second)}: make it one type, "
         f"X[{name!r}].astype(str) for a category or pd.to_numeric(X[{name!r}], errors='coerce') for numbers"
     )
 
@@ -226,7 +225,7 @@ def column_values(field: Field, series: Any, error: type[DataError], *, unseen: 
     if cells not in ("bool", "int", "float"):
         raise error(
             f"column {field.name!r} is of kind {field.kind} but holds {cells}, such as "
-            f"{_short(series.dropna().iloc[0])}: convert it, for instance with pd.to_numeric"
+            f"{short_text(series.dropna().iloc[0])}: convert it, for instance with pd.to_numeric"
         )
     values = _floats(series, field.name, cells, error)
     if field.kind == "number":
@@ -253,7 +252,7 @@ def _read_spelled(field: Field, series: Any, error: type[DataError]) -> Any:
     if len(series) > 0 and odd.mean() > 0.5:
         row = int(np.argmax(odd.to_numpy(dtype=bool)))
         raise error(
-            f"column {field.name!r}, row {row}: {_short(series.iloc[row])} is no {spelling.kind} as this column spelled them in "
+            f"column {field.name!r}, row {row}: {short_text(series.iloc[row])} is no {spelling.kind} as this column spelled them in "
             "training"
         )
     return values
@@ -277,7 +276,7 @@ def category_codes(
             continue
         if key not in lookup:
             row = int(np.argmax(codes == position))
-            raise error(f"{where}: {_short(key)} (row {row}) is not a known value{_known(field, key)}")
+            raise error(f"{where}: {short_text(key)} (row {row}) is not a known value{_known(field, key)}")
         table[position] = lookup[key]
     return np.asarray(table[codes])
 
@@ -285,33 +284,10 @@ def category_codes(
 def _known(field: Field, key: Scalar) -> str:
     known = field.categories or ()
     close = hint(str(key), [str(value) for value in known])
-    shown = ", ".join(_short(value) for value in known[:12]) + (f", ... {len(known)} in all" if len(known) > 12 else "")
+    shown = ", ".join(short_text(value) for value in known[:12]) + (
+        f", ... {len(known)} in all" if len(known) > 12 else ""
+    )
     return f"{close} Known: {shown}"
-
-
-def parse_text(series: Any, name: str, kind: str, error: type[DataError]) -> Any:
-    """A text column as numbers or dates; a cell that is neither raises `error` with its row."""
-    import pandas as pd
-
-    if kind == "datetime":
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)
-            try:
-                parsed = pd.to_datetime(series, errors="coerce", format="ISO8601")
-                if bool((parsed.isna() & series.notna()).any()):
-                    parsed = pd.to_datetime(series, errors="coerce")
-            except (ValueError, TypeError):
-                parsed = pd.to_datetime(series, errors="coerce", utc=True, format="mixed")
-    else:
-        parsed = pd.to_numeric(series, errors="coerce").astype("float64")
-    bad = (parsed.isna() & series.notna()).to_numpy(dtype=bool)
-    if bad.any():
-        row = int(np.argmax(bad))
-        wanted = "a date" if kind == "datetime" else "a number"
-        raise error(
-            f"column {name!r}, row {row}: {_short(series.iloc[row])} is not {wanted}: mend the cell or leave it empty"
-        )
-    return parsed
 
 
 def scalar(value: Any, name: str) -> Scalar:
@@ -325,7 +301,7 @@ def scalar(value: Any, name: str) -> Scalar:
     if type(value).__name__ == "Interval":
         return str(value)
     raise DataError(
-        f"column {name!r}: a category may be text, number, bool, date or interval, but {_short(value)} is a "
+        f"column {name!r}: a category may be text, number, bool, date or interval, but {short_text(value)} is a "
         f"{type(value).__name__}: convert it with .astype(str)"
     )
 
@@ -362,7 +338,7 @@ def _nanoseconds(field: Field, series: Any, cells: str, error: type[DataError]) 
 
     if cells != "datetime":
         raise error(
-            f"column {field.name!r} held dates, but now holds {cells}, such as {_short(series.dropna().iloc[0])}: "
+            f"column {field.name!r} held dates, but now holds {cells}, such as {short_text(series.dropna().iloc[0])}: "
             "convert it with pd.to_datetime"
         )
     if isinstance(series.dtype, pd.ArrowDtype):
@@ -412,8 +388,3 @@ def _marker(series: Any, missing: Array) -> str | None:
         return None
     value = series.iloc[int(np.argmax(missing))]
     return "None" if value is None else "nan" if isinstance(value, float) else "NA"
-
-
-def _short(value: Any) -> str:
-    text = repr(value.item() if isinstance(value, np.generic) else value)
-    return text if len(text) <= 40 else text[:37] + "..."

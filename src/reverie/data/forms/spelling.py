@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from reverie.data.table import Array
+from reverie.errors import DataError
 
 _CURRENCIES = r"[$€£¥₹]|US\$|USD|EUR|GBP|CHF"
 _UNITS = r"%|[$€£¥₹]|USD|EUR|GBP|CHF"
@@ -163,3 +165,34 @@ def _dates(cells: Any, blank: str | None) -> Spelling | None:
         if known.mean() >= 1 - _MOST_ODD and bool((dates[known].dt.strftime(form) == cells[known]).all()):
             return Spelling("datetime", format=form, blank=blank)
     return None
+
+
+def parse_text(series: Any, name: str, kind: str, error: type[DataError]) -> Any:
+    """A text column as numbers or dates; a cell that is neither raises `error` with its row."""
+    import pandas as pd
+
+    if kind == "datetime":
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            try:
+                parsed = pd.to_datetime(series, errors="coerce", format="ISO8601")
+                if bool((parsed.isna() & series.notna()).any()):
+                    parsed = pd.to_datetime(series, errors="coerce")
+            except (ValueError, TypeError):
+                parsed = pd.to_datetime(series, errors="coerce", utc=True, format="mixed")
+    else:
+        parsed = pd.to_numeric(series, errors="coerce").astype("float64")
+    bad = (parsed.isna() & series.notna()).to_numpy(dtype=bool)
+    if bad.any():
+        row = int(np.argmax(bad))
+        wanted = "a date" if kind == "datetime" else "a number"
+        raise error(
+            f"column {name!r}, row {row}: {short_text(series.iloc[row])} is not {wanted}: mend the cell or leave it empty"
+        )
+    return parsed
+
+
+def short_text(value: Any) -> str:
+    """A cell as messages show it."""
+    text = repr(value.item() if isinstance(value, np.generic) else value)
+    return text if len(text) <= 40 else text[:37] + "..."

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from reverie.data.rules.rule import Bools, Floats, Given, Rule, Values, rule_from_json, scattered
+from reverie.data.rules.kinds import Given, rule_from_json
+from reverie.data.rules.rule import Bools, Floats, Rule, Values, scattered
 
 
 class RuleBook:

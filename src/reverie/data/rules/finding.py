@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from reverie.data.rules.rule import Bools, Evidence, Floats, Given, Lookup, Order, Product, Rule, Sum, Values
+from reverie.data.rules.kinds import Given, Lookup, Order, Product, Sum
+from reverie.data.rules.rule import Bools, Evidence, Floats, Rule, Values
 
 LEAST_ROWS = 50
 """Rows below which nothing is found."""

@@ -7,7 +7,8 @@ import re
 import numpy as np
 
 from reverie.data.rules.finding import Search
-from reverie.data.rules.rule import Evidence, Lookup, Order, Product, Rule, Sum
+from reverie.data.rules.kinds import Lookup, Order, Product, Sum
+from reverie.data.rules.rule import Evidence, Rule
 from reverie.data.table import hint
 from reverie.errors import DataError, InvalidOption
 
